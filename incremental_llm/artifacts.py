@@ -1,0 +1,150 @@
+"""Files that are either whole or absent: digests, staged folders, manifests.
+
+    >>> with staged_folder(target) as folder:       # doctest: +SKIP
+    ...     (folder / "items.jsonl").write_text("...")
+    >>> verify_folder(target)                       # doctest: +SKIP
+
+The one design fact: a folder is written beside its target, its manifest (sha256 and size of every file) last, all of it
+flushed to the disk, and then renamed; a folder without a manifest does not exist for any reader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from incremental_llm.chat import json_digest
+from incremental_llm.errors import IntegrityError
+
+MANIFEST = "manifest.json"
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Replace `path` by `data`: a reader sees the old file or the new one, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        staged.write_bytes(data.encode() if isinstance(data, str) else data)
+        flush(staged)
+        os.replace(staged, path)
+        flush(path.parent)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` atomically as indented JSON; NaN raises ValueError.
+
+    Half of a surrogate pair, which chat logs do hold and UTF-8 cannot, is written as its JSON escape.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill; on a clean exit it gets its manifest and becomes `target`, on an error it is removed.
+
+    An existing complete `target` wins: objects are content-addressed, so the one that is there is the same.
+
+    Raises:
+        IntegrityError: `target` holds files without a manifest; they are left as they are.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    staged.mkdir()
+    try:
+        yield staged
+        write_manifest(staged)
+        _publish(staged, target)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def write_manifest(folder: Path) -> str:
+    """Flush every file and folder below `folder`, write its manifest last, and return the folder's digest."""
+    files = _file_digests(folder)
+    for path in folder.rglob("*"):
+        flush(path)
+    write_json(folder / MANIFEST, {"files": files, "digest": json_digest(files)})
+    return json_digest(files)
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of what a folder holds now (names and contents of its files, manifest aside)."""
+    return json_digest(_file_digests(folder))
+
+
+def verify_folder(folder: Path) -> str:
+    """Compare a folder with its manifest and return its digest.
+
+    Raises:
+        IntegrityError: no manifest, or a file that is missing, changed or extra; the message names it.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        expected: dict[str, Any] = dict(manifest["files"])
+        if manifest["digest"] != json_digest(expected):
+            raise ValueError("its digest is not that of the files it lists")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{folder}: expected a complete folder with {MANIFEST}, found none that can be read ({error}). "
+            "It was not written to the end: remove it and run again."
+        ) from error
+    found = _file_digests(folder)
+    if found != expected:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise IntegrityError(
+            f"{folder}: {', '.join(wrong)} differ from {MANIFEST}. "
+            "The files were changed or damaged after they were written: restore them from a copy."
+        )
+    return json_digest(expected)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` was written to the end (its manifest is there); contents are not read."""
+    return (folder / MANIFEST).is_file()
+
+
+def _publish(staged: Path, target: Path) -> None:
+    """Rename `staged` to `target`, unless a complete one is there, perhaps from another process a moment ago."""
+    if not is_complete(target):
+        try:
+            os.replace(staged, target)
+        except OSError as error:
+            if not is_complete(target):
+                raise IntegrityError(
+                    f"{target}: expected it to be absent, empty or complete, found something without a {MANIFEST} "
+                    f"({error.strerror}). It is not ours to delete: move it away, or choose another place."
+                ) from error
+    flush(target.parent)
+
+
+def _file_digests(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "bytes": path.stat().st_size}
+        for path in files
+    }
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""Every error the project raises on purpose.
+
+    IncrementalError                exit code 1: the work failed
+    ├── InputError                  exit code 2: what you gave is wrong; nothing was changed
+    │   ├── ConfigError             an unknown key, a wrong value (all problems are listed at once)
+    │   ├── BaseModelError          a base model that cannot be found, or is not the one that was pinned
+    │   ├── SuiteError              a suite that is missing, mistyped, or changed without a new version
+    │   └── UnknownRefError         a ref or version that the registry does not hold
+    ├── NothingToTrainError         exit code 10: an increment with no examples is never a success
+    ├── TrainingError               training broke one of its own invariants (non-finite, frozen weight moved, ...)
+    ├── IntegrityError              an artifact is damaged, or differs from its digest
+    └── CommitError                 the registry refused a commit; nothing was changed
+        ├── PreconditionFailed      someone else moved the ref, or the decision is not for this stack
+        └── CommitStateUnknown      the database broke while committing: look before you retry
+
+A message says what was expected, what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class IncrementalError(Exception):
+    """Root of the tree; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class InputError(IncrementalError):
+    """The caller's input is wrong; nothing was changed."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration with problems, all of them listed in the message."""
+
+
+class BaseModelError(InputError):
+    """A base model that cannot be found, or differs from the pinned one."""
+
+
+class SuiteError(InputError):
+    """A suite that is missing, malformed, or changed without a new version."""
+
+
+class UnknownRefError(InputError):
+    """A ref or version that the registry does not hold."""
+
+
+class NothingToTrainError(IncrementalError):
+    """An increment with nothing to train."""
+
+    exit_code = 10
+
+
+class TrainingError(IncrementalError):
+    """Training broke one of its own invariants and was stopped."""
+
+
+class IntegrityError(IncrementalError):
+    """An artifact is damaged or is not what its digest says."""
+
+
+class CommitError(IncrementalError):
+    """The registry refused a commit; nothing was changed."""
+
+
+class PreconditionFailed(CommitError):
+    """A precondition of a commit does not hold any more."""
+
+
+class CommitStateUnknown(CommitError):
+    """The database failed while committing: the commit may or may not have happened."""
