@@ -11,6 +11,7 @@ flushed to the disk, and then renamed; a folder without a manifest does not exis
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -39,7 +40,7 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     try:
         staged.write_bytes(data.encode() if isinstance(data, str) else data)
         flush(staged)
-        os.replace(staged, path)
+        staged.replace(path)
         flush(path.parent)
     finally:
         staged.unlink(missing_ok=True)
@@ -123,8 +124,10 @@ def _publish(staged: Path, target: Path) -> None:
     """Rename `staged` to `target`, unless a complete one is there, perhaps from another process a moment ago."""
     if not is_complete(target):
         try:
-            os.replace(staged, target)
+            staged.replace(target)
         except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
             if not is_complete(target):
                 raise IntegrityError(
                     f"{target}: expected it to be absent, empty or complete, found something without a {MANIFEST} "

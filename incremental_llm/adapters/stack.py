@@ -1,0 +1,43 @@
+"""What a stack is, as data: an ordered list of adapters over a base model, each pinned by digest. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from incremental_llm.chat import json_digest
+
+
+class BaseRef(BaseModel):
+    """A base model pinned by content: `digest` covers weights and config, `template_digest` the chat template."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    digest: str
+    template_digest: str
+
+
+class Stack(BaseModel):
+    """Ordered adapters (digests, oldest first) over a base; `dtype` is what it is served and measured in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: BaseRef
+    adapters: tuple[str, ...] = ()
+    dtype: str = "bfloat16"
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal base, template, dtype and adapters in equal order."""
+        return json_digest(self.model_dump(mode="json"))
+
+    def plus(self, adapter: str) -> Stack:
+        """This stack with one more adapter on top."""
+        return self.model_copy(update={"adapters": (*self.adapters, adapter)})
+
+
+def adapter_paths(stack: Stack, objects: Path) -> tuple[Path, ...]:
+    """Folders of the stack's adapters below an object folder, oldest first."""
+    return tuple(objects / digest for digest in stack.adapters)

@@ -1,0 +1,69 @@
+"""The tree of commands; each noun is a file beside this one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from incremental_llm.cli import chat, dataset, doctor, evaluate, export, feedback, init, registry, report, run
+from incremental_llm.cli.errors import ErrorBoundary
+
+_ORDER = ("init", "feedback", "dataset", "run", "nightly", "evaluate", "registry", "export", "report", "chat", "doctor")
+
+
+class _Commands(ErrorBoundary):
+    """Lists the commands in the order of a first day with the tool."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
+app = typer.Typer(
+    name="illm",
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: rich alone would double the time that --help takes
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        try:
+            found = metadata.version("incremental_llm")
+        except metadata.PackageNotFoundError:
+            found = "run from its source tree, not installed"
+        typer.echo(f"incremental_llm {found}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Feedback in, a better chat model out: nightly LoRA increments, gated and versioned."""
+
+
+app.command("init")(init.init)
+app.add_typer(feedback.app, name="feedback")
+app.add_typer(dataset.app, name="dataset")
+app.command("run")(run.run)
+app.command("nightly")(run.nightly)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(registry.app, name="registry")
+app.command("export")(export.export)
+app.command("report")(report.report)
+app.command("chat")(chat.chat)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point of the console scripts."""
+    app()

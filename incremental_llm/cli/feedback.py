@@ -1,0 +1,92 @@
+"""illm feedback: logs in, and what has come in so far."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from incremental_llm.cli.console import next_steps, plain, progress_reporter, result, table, write
+from incremental_llm.cli.options import ConfigOption, JsonOption, SetOption, opened
+from incremental_llm.errors import InputError
+
+if TYPE_CHECKING:
+    from incremental_llm.feedback import ImportReport
+
+app = typer.Typer(help="Take logs in, see what has come in.", no_args_is_help=True)
+
+_SHOWN = 20
+
+
+@app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="JSONL logs in the event format.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take JSONL logs in: every line is added, known already, or refused with its reason."""
+    missing = [str(path) for path in files if not path.is_file()]
+    if missing:
+        raise InputError(f"expected JSONL files, found no such file: {', '.join(missing)}. Nothing was imported.")
+    with opened(config, overrides) as workspace:
+        with progress_reporter() as progress:
+            reports = {path: workspace.import_feedback(path, partial(progress, f"reading {path}")) for path in files}
+        head = workspace.store.head()
+    if as_json:
+        result({"files": {str(path): plain(report) for path, report in reports.items()}, "head": head})
+    else:
+        _show(reports)
+    useless = [str(path) for path, report in reports.items() if _all_refused(report)]
+    if useless:
+        raise InputError(f"expected JSONL logs in the event format, found not one event in {', '.join(useless)}.")
+    if not as_json:
+        next_steps("illm dataset show", "illm run")
+
+
+def _all_refused(report: ImportReport) -> bool:
+    return bool(report.refused) and not (report.added or report.duplicates or report.resumed)
+
+
+def _show(reports: dict[Path, ImportReport]) -> None:
+    for path, report in reports.items():
+        write(
+            f"{path}: {report.lines} lines: {report.added} added, {report.duplicates} known already, "
+            f"{report.blank} blank, {len(report.refused)} refused"
+        )
+        if report.resumed:
+            write(f"  {report.resumed} lines before them were read by an earlier import")
+        if report.waiting:
+            write(f"  {report.waiting} events in the store wait for an interaction that has not come")
+        for kind, count in sorted(report.unknown_types.items()):
+            write(f"  kept without being used: {count} of unknown type {kind!r}")
+        for refused in report.refused[:_SHOWN]:
+            write(f"  {path}:{refused.line}: {refused.reason}")
+        if len(report.refused) > _SHOWN:
+            write(f"  and {len(report.refused) - _SHOWN} more refused lines (all of them with --json)")
+
+
+@app.command()
+def status(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Count what has come in, what waits, and what no increment has read yet."""
+    with opened(config, overrides) as workspace:
+        store, registry = workspace.store, workspace.registry
+        counts, head, waiting = store.counts(), store.head(), store.waiting()
+        production = registry.head("production")
+        quarantined = registry.quarantined()
+    new = head - production.cursor
+    held = sum(seq > production.cursor for seq in quarantined)
+    if as_json:
+        found = {"events": counts, "head": head, "cursor": production.cursor, "new": new, "waiting": len(waiting)}
+        return result({**found, "quarantined": len(quarantined), "new_quarantined": held})
+    table("events in the store", [{"type": name, "events": count} for name, count in counts.items()], empty="no events")
+    write(f"production is version {production.version}, which has read up to event {production.cursor} of {head}")
+    write(f"new since then: {new}, of them {held} quarantined; {len(quarantined)} quarantined in all")
+    write(f"waiting for an interaction that has not come: {len(waiting)}")
+    for event in waiting[:_SHOWN]:
+        write(f"  {event.type} {event.id}")
+    if new - held > 0:
+        return next_steps("illm dataset show", "illm run")
+    return next_steps("illm feedback import FILE.jsonl")

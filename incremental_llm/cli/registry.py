@@ -1,0 +1,174 @@
+"""illm registry: versions, refs, and moving them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from incremental_llm.cli.console import confirmed, next_steps, plain, result, say, table, write
+from incremental_llm.cli.options import ConfigOption, DryRunOption, JsonOption, SetOption, YesOption, opened
+from incremental_llm.errors import InputError
+
+app = typer.Typer(help="Look at versions, verify or move them.", no_args_is_help=True)
+
+RefArgument = Annotated[str, typer.Argument(help="A ref or a version, such as production or 3.")]
+
+
+@app.command("list")
+def list_(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Show all versions, the refs on them, and the rejected attempts, which have no version."""
+    with opened(config, overrides) as workspace:
+        registry = workspace.registry
+        snapshots, refs, attempts = registry.list(), registry.refs(), registry.attempts()
+        quarantined = len(registry.quarantined())
+    if as_json:
+        found = {"versions": snapshots, "refs": refs, "attempts": attempts, "quarantined_events": quarantined}
+        return result(found)
+    rows = [
+        {
+            "version": snapshot.version,
+            "refs": ", ".join(name for name, version in refs.items() if version == snapshot.version),
+            "kind": snapshot.kind,
+            "parent": snapshot.parent,
+            "time": f"{snapshot.time:%Y-%m-%d %H:%M}",
+            "adapters": len(snapshot.stack.adapters),
+            "events read": snapshot.cursor,
+            "note": snapshot.note,
+        }
+        for snapshot in snapshots
+    ]
+    table("versions", rows)
+    tried = [
+        {
+            "attempt": attempt.id[:12],
+            "on version": attempt.parent,
+            "time": f"{attempt.time:%Y-%m-%d %H:%M}",
+            "events": len(attempt.seqs),
+            "rejected because": attempt.reason,
+        }
+        for attempt in attempts
+    ]
+    table("rejected attempts", tried)
+    write(f"quarantined events: {quarantined}")
+    return next_steps("illm registry show production", "illm registry diff 0 production", "illm registry verify")
+
+
+@app.command()
+def show(
+    ref: RefArgument = "production",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one version: its stack, its place in the feedback, and the digests of all it is made of."""
+    with opened(config, overrides) as workspace:
+        snapshot = workspace.registry.get(ref)
+    if as_json:
+        return result(snapshot)
+    _write_tree(plain(snapshot))
+    steps = [f"illm evaluate {ref}", f"illm chat {ref}"]
+    if snapshot.stack.adapters:
+        steps.append(f"illm export {ref} FOLDER --form peft")
+    return next_steps(*steps)
+
+
+@app.command()
+def promote(
+    version: Annotated[int, typer.Argument(help="The version that production moves to.")],
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Move production to a version that has passed the gate. To undo an increment, use rollback instead."""
+    with opened(config, overrides) as workspace:
+        target, now = workspace.registry.get(version), workspace.registry.head("production")
+        if target.version == now.version:
+            raise InputError(f"expected another version than {now.version}, which production is already.")
+        move = f"move production from version {now.version} to {target.version}"
+        if not confirmed(move, yes=yes, dry_run=dry_run, as_json=as_json):
+            return None
+        snapshot = workspace.promote(version, expected=now.version)
+    return _moved(snapshot, now.version, as_json)
+
+
+@app.command()
+def rollback(
+    to: Annotated[int, typer.Argument(help="The version to go back to.")],
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; it is kept with the version.", prompt=False)],
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go back to an earlier version, as a new one, and quarantine the events of what is undone."""
+    with opened(config, overrides) as workspace:
+        target, now = workspace.registry.get(to), workspace.registry.head("production")
+        undone = f"roll production back from version {now.version} to the state of {target.version}"
+        events = f", and quarantine events {target.cursor + 1} to {now.cursor}" if now.cursor > target.cursor else ""
+        if not confirmed(undone + events, yes=yes, dry_run=dry_run, as_json=as_json):
+            return None
+        snapshot = workspace.rollback(to, reason, expected=now.version)
+    return _moved(snapshot, now.version, as_json)
+
+
+@app.command()
+def verify(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Read everything back: objects against their digests, the chain of versions, refs and decisions."""
+    with opened(config, overrides) as workspace:
+        problems = workspace.registry.verify()
+        versions = len(workspace.registry.list()) if not problems else None
+    if as_json:
+        result({"problems": problems})
+    elif problems:
+        for problem in problems:
+            write(f"problem: {problem}")
+        next_steps("restore what is damaged from a copy, then: illm registry verify")
+    else:
+        write(f"all is well: {versions} version(s), every object as its digest says")
+        next_steps("illm registry list")
+    if problems:
+        say(f"error: expected every promise of the registry to hold, found {len(problems)} broken")
+        raise typer.Exit(1)
+
+
+@app.command()
+def diff(
+    before: RefArgument,
+    after: RefArgument = "production",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what lies between two versions."""
+    with opened(config, overrides) as workspace:
+        found = workspace.diff(before, after)
+    if as_json:
+        return result(found)
+    _write_tree(plain(found))
+    return next_steps(f"illm evaluate {before}", f"illm evaluate {after}")
+
+
+def _moved(snapshot: Any, before: int, as_json: bool) -> None:
+    if as_json:
+        return result(snapshot)
+    write(f"production is now version {snapshot.version} (was {before})")
+    return next_steps("illm registry list", "illm evaluate production")
+
+
+def _write_tree(value: Any, depth: int = 0) -> None:
+    """Plain nested data, a key a line; what is None is left out."""
+    pad = "  " * depth
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            write(f"{pad}{key}:")
+            _write_tree(item, depth + 1)
+        elif isinstance(item, list) and item:
+            write(f"{pad}{key}:")
+            for entry in item:
+                write(f"{pad}  - {entry}")
+        elif item is not None and item not in ("", [], {}):
+            write(f"{pad}{key}: {item}")

@@ -1,0 +1,29 @@
+"""illm report: everything about the runs so far on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from incremental_llm.cli.console import next_steps, result, write
+from incremental_llm.cli.options import ConfigOption, JsonOption, SetOption, opened
+
+
+def report(
+    out: Annotated[Path, typer.Argument(help="The HTML file to write.")] = Path("report.html"),
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page about all runs.
+
+    Self-contained: scores, losses, decisions, data and lineage.
+    """
+    with opened(config, overrides) as workspace:
+        page = workspace.report(out)
+    if as_json:
+        return result({"report": page})
+    write(f"{page}: the report ({page.stat().st_size / 1e3:.0f} kB, no other file needed)")
+    return next_steps(f"open {page} in a browser", "illm registry list")

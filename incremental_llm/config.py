@@ -1,0 +1,160 @@
+"""The configuration of a run: one YAML file, dotted overrides, every problem listed at once.
+
+    >>> config = RunConfig()
+    >>> config.base
+    'smollm2-135m'
+
+A config is complete (every value has a default or is required), frozen, and hashed into every snapshot it makes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from incremental_llm.chat import json_digest
+from incremental_llm.dataset import CompileSettings
+from incremental_llm.errors import ConfigError
+from incremental_llm.gate import GatePolicy
+from incremental_llm.replay import ReplaySettings
+from incremental_llm.training.settings import TrainingSettings
+
+
+class SuitesConfig(BaseModel):
+    """Which suites are measured, and what each one is to this increment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path = Field(Path("eval_suites"), description="one folder a suite; relative to the current directory")
+    old: tuple[str, ...] = Field((), description="suites that the candidate must not lose")
+    new: tuple[str, ...] = Field((), description="suites of this increment's own subject, which must get better")
+    watch: tuple[str, ...] = Field((), description="suites that are measured and shown, and decide nothing yet")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.old, *self.new, *self.watch)))
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run, data aside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workspace: Path = Field(Path("illm"), description="registry, feedback database, objects and runs live here")
+    base: str = Field("smollm2-135m", description="embedded name, local folder, or hub id")
+    database: str | None = Field(None, description="feedback database URL; SQLite in the workspace by default")
+    suites: SuitesConfig = SuitesConfig()
+    compile: CompileSettings = CompileSettings()
+    replay: ReplaySettings = ReplaySettings()
+    training: TrainingSettings = TrainingSettings()
+    gate: GatePolicy = GatePolicy()
+
+    @property
+    def database_url(self) -> str:
+        """The feedback database."""
+        return self.database or f"sqlite:///{self.workspace.resolve() / 'feedback.db'}"
+
+    @property
+    def dtype(self) -> str:
+        """What a stack is served and measured in."""
+        return "bfloat16" if self.training.precision == "bf16" else "float32"
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What decides the result, as plain data: places on the disk are left out, sets are sorted."""
+        tree = self.model_dump(mode="json", exclude={"workspace": True, "database": True, "suites": {"folder"}})
+        if tree["compile"]["policy_reviewers"] is not None:
+            tree["compile"]["policy_reviewers"].sort()
+        return tree
+
+    @property
+    def digest(self) -> str:
+        """Digest of the recipe: equal for equal results, on every machine."""
+        return json_digest(self.recipe)
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe and apply overrides such as `training.seed=1`.
+
+    Relative folders in a recipe count from the current directory.
+
+    Raises:
+        ConfigError: every unknown key (with the nearest known one) and every wrong value, in one message.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                f"recipe {path}: {error.strerror}. Give a YAML file, such as recipes/nightly_smollm2_cpu.yaml."
+            ) from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"recipe {path} is not YAML: {error}") from error
+        if not isinstance(loaded, dict | None):
+            raise ConfigError(f"recipe {path}: expected keys and values, found {type(loaded).__name__}.")
+        tree = loaded or {}
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, source=str(path) if path else "the command line")
+
+
+def parse_config(tree: Mapping[str, Any], *, source: str) -> RunConfig:
+    """A RunConfig from plain data; raises ConfigError with all problems."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = [_problem(detail) for detail in error.errors()]
+        raise ConfigError(
+            f"{source}: {len(problems)} problem(s):\n" + "\n".join(f"  - {p}" for p in problems)
+        ) from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: expected key=value, such as training.seed=1.")
+    *parents, last = key.split(".")
+    node: Any = tree
+    for parent in parents:
+        node = node[int(parent)] if isinstance(node, list) and parent.isdigit() else node.setdefault(parent, {})
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section.")
+    value = yaml.safe_load(text)
+    if isinstance(node, list):
+        if not last.isdigit() or int(last) >= len(node):
+            raise ConfigError(f"override {override!r}: {last!r} is no position in a list of {len(node)}.")
+        node[int(last)] = value
+    else:
+        node[last] = value
+
+
+def _problem(detail: Any) -> str:
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] != "extra_forbidden":
+        return f"{where}: {detail['msg']} (found {detail['input']!r})"
+    known = _keys_at(RunConfig, detail["loc"][:-1])
+    near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
+    return f"unknown config key '{where}'" + (
+        f", did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+    )
+
+
+def _keys_at(model: Any, loc: Sequence[Any]) -> list[str]:
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        models = [
+            a for a in (annotation, *typing.get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
+        ]
+        if not models:
+            return []
+        model = models[0]
+    return list(model.model_fields)

@@ -1,0 +1,156 @@
+"""One increment's events, looked up and cleared of what is superseded; and the examples while they are being made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from incremental_llm.dataset.dedup import normalised, prompt_key
+from incremental_llm.dataset.examples import Example, Kind
+from incremental_llm.dataset.filters import Filters
+from incremental_llm.dataset.reasons import SEVERITY, Drop, DropReason
+from incremental_llm.dataset.settings import CompileSettings
+from incremental_llm.feedback.events import (
+    Correction,
+    Event,
+    Interaction,
+    PolicyChange,
+    Preference,
+    Rephrase,
+    Thumb,
+    references,
+)
+from incremental_llm.feedback.store import StoredEvent
+
+ReplyKey = tuple[object, str]
+"""Equal for equal replies to equal prompts: (prompt key, normalised reply)."""
+
+E = TypeVar("E", Interaction, Thumb, Correction, Preference, Rephrase, PolicyChange)
+
+_WOULD_BE: dict[type, tuple[Kind, ...]] = {
+    Thumb: ("unpaired",),
+    Correction: ("sft", "pair"),
+    Preference: ("pair",),
+    Rephrase: ("pair", "unpaired"),
+}
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An example as one signal gave it: where in the batch it belongs, and from which interactions its texts are."""
+
+    example: Example
+    order: int
+    interactions: frozenset[str]
+    signal: str
+
+
+@dataclass
+class Drafts:
+    """What a signal gave: drafts, and drops for what it did not give."""
+
+    made: list[Draft] = field(default_factory=list)
+    drops: list[Drop] = field(default_factory=list)
+
+    def drop(self, event: Event, reason: DropReason, user: str) -> None:
+        """Record every example that `event` would have become."""
+        self.drops += would_be_drops(event, reason, user)
+
+    def extend(self, other: Drafts) -> None:
+        self.made += other.made
+        self.drops += other.drops
+
+
+def would_be_drops(event: Event, reason: DropReason, user: str) -> list[Drop]:
+    """A drop for each kind of example that a feedback event would have become."""
+    sources = (*references(event), event.id)
+    return [Drop(kind=kind, reason=reason, sources=sources, users=(user,)) for kind in _WOULD_BE[type(event)]]
+
+
+class Batch:
+    """The events of an increment in order of seq, with what they refer to.
+
+    `named` are the ids that this batch's policy changes supersede, `gone` these and the ones superseded before;
+    `barred` are all ids that nothing can stand on, with the reason.
+    """
+
+    def __init__(
+        self,
+        events: Iterable[StoredEvent],
+        context: Mapping[str, StoredEvent],
+        superseded: frozenset[str],
+        settings: CompileSettings,
+        filters: Filters,
+    ) -> None:
+        self.events = tuple(sorted(events, key=lambda stored: stored.seq))
+        self.settings = settings
+        self.seq = {stored.event.id: stored.seq for stored in self.events}
+        everything = [*(stored.event for stored in context.values()), *(stored.event for stored in self.events)]
+        self.interactions = {event.id: event for event in everything if isinstance(event, Interaction)}
+        self.refused_changes = {c.id for c in self._of(PolicyChange) if not self._may_change(c)}
+        self.named = frozenset(
+            name for c in self._of(PolicyChange) if c.id not in self.refused_changes for name in c.supersedes
+        )
+        self.gone = self.named | superseded
+        self.barred = dict.fromkeys(self.gone, DropReason.SUPERSEDED)
+        for name, served in self.interactions.items():
+            reason = filters.prompt_reason(served.messages)
+            if reason is not None:
+                self.barred.setdefault(name, reason)
+        self._keys: dict[str, ReplyKey] = {}
+
+    def _of(self, kind: type[E]) -> list[E]:
+        return [stored.event for stored in self.events if isinstance(stored.event, kind)]
+
+    def _may_change(self, change: PolicyChange) -> bool:
+        allowed = self.settings.policy_reviewers
+        return allowed is None or change.reviewer in allowed
+
+    def live(self, kind: type[E]) -> list[E]:
+        """Events of a type that can become examples, by time, then seq."""
+        found = [event for event in self._of(kind) if self.is_live(event)]
+        return sorted(found, key=lambda event: (event.time, self.seq[event.id]))
+
+    def is_live(self, event: Event) -> bool:
+        """Whether an event can become examples: nothing that it stands on is barred or missing."""
+        names = references(event)
+        return self.barred.keys().isdisjoint((event.id, *names)) and all(name in self.interactions for name in names)
+
+    def barred_drops(self) -> list[Drop]:
+        """Drops for all feedback that stands on something superseded, or on a prompt that no example may have."""
+        drops: list[Drop] = []
+        for event in (stored.event for stored in self.events if type(stored.event) in _WOULD_BE):
+            reasons = [self.barred[name] for name in (event.id, *references(event)) if name in self.barred]
+            if reasons:
+                drops += would_be_drops(event, min(reasons, key=SEVERITY.__getitem__), self.voice(event))
+        return drops
+
+    def voice(self, event: Event) -> str:
+        """Who speaks in an event; for a rephrase whoever asked."""
+        match event:
+            case Thumb() | Preference() | Interaction():
+                return event.user
+            case Correction() | PolicyChange():
+                return event.reviewer
+            case Rephrase():
+                first = self.interactions.get(event.interaction)
+                return first.user if first else ""
+            case _:
+                return ""
+
+    def reply_key(self, interaction: str) -> ReplyKey:
+        """The key of an interaction's reply."""
+        if interaction not in self._keys:
+            served = self.interactions[interaction]
+            self._keys[interaction] = (prompt_key(served.messages), normalised(served.reply))
+        return self._keys[interaction]
+
+    def order(self, sources: Iterable[str]) -> int:
+        """Where in the batch an example belongs: the first seq of its sources in this batch."""
+        return min((self.seq[name] for name in sources if name in self.seq), default=0)
+
+    def draft(self, example: Example, signal: str) -> Draft:
+        """`example` with its place in the batch."""
+        interactions = frozenset(name for name in example.sources if name in self.interactions)
+        return Draft(example, self.order(example.sources), interactions, signal)

@@ -1,0 +1,147 @@
+"""From a batch of events to examples: prompts filtered, signals, conflicts, replies filtered, duplicates, account.
+
+A pure function of its arguments: the same events give the same dataset, in whatever order they are handed over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from incremental_llm.dataset.batch import Batch, Draft
+from incremental_llm.dataset.compiled import USED, CompiledDataset
+from incremental_llm.dataset.corrections import AcceptedCorrection, draft_corrections
+from incremental_llm.dataset.decontaminate import SuiteIndex
+from incremental_llm.dataset.dedup import exact_key, group_near
+from incremental_llm.dataset.examples import Example, PairExample, SftExample, UnpairedExample
+from incremental_llm.dataset.filters import Filters
+from incremental_llm.dataset.reasons import SEVERITY, Drop, DropReason
+from incremental_llm.dataset.rephrases import draft_rephrases
+from incremental_llm.dataset.settings import CompileSettings
+from incremental_llm.dataset.signals import draft_preferences, draft_thumbs, settle_pairs
+from incremental_llm.feedback.events import Event, Interaction, PolicyChange, UnknownEvent
+from incremental_llm.feedback.store import StoredEvent
+
+
+def compile_dataset(
+    events: Iterable[StoredEvent],
+    settings: CompileSettings,
+    *,
+    context: Mapping[str, StoredEvent] | None = None,
+    superseded: frozenset[str] = frozenset(),
+    accepted: Sequence[AcceptedCorrection] = (),
+    suite_texts: Sequence[str] = (),
+) -> CompiledDataset:
+    """The dataset of one increment.
+
+    `context` holds older events that new ones refer to, by id. `superseded` are ids that earlier policy changes named;
+    nothing that stands on one of them or on one that this batch names becomes an example. `accepted` are the
+    corrections of earlier increments: the same prompt is not corrected to anything else without a policy change.
+    `suite_texts` are the questions of the suites, which are left out.
+    """
+    filters = Filters(settings, SuiteIndex(suite_texts, settings.suite_similarity))
+    batch = Batch(events, context or {}, superseded, settings, filters)
+    drafts, verdicts, won = draft_corrections(batch, accepted)
+    thumbs, users = draft_thumbs(batch, verdicts)
+    drafts.extend(thumbs)
+    drafts.extend(draft_rephrases(batch, verdicts, users))
+    drafts.extend(draft_preferences(batch, verdicts))
+    drafts = settle_pairs(batch, drafts)
+    drops = [*batch.barred_drops(), *drafts.drops]
+
+    kept: list[Draft] = []
+    for draft in sorted(drafts.made, key=_place):
+        reason = filters.reply_reason(draft.example.texts)
+        if reason is None:
+            kept.append(draft)
+        else:
+            drops.append(_drop(draft, reason))
+    examples = _merged(kept, settings, drops)
+    trained = {name for example in examples if isinstance(example, SftExample) for name in example.sources}
+    account = _account(batch, examples, drops)
+    return CompiledDataset(
+        sft=tuple(e for e in examples if isinstance(e, SftExample)),
+        pairs=tuple(e for e in examples if isinstance(e, PairExample)),
+        unpaired=tuple(e for e in examples if isinstance(e, UnpairedExample)),
+        drops=tuple(sorted(drops, key=lambda drop: (drop.kind, drop.reason, batch.order(drop.sources), drop.sources))),
+        corrections=tuple(sorted((c for c in won if c.event_id in trained), key=lambda c: batch.seq[c.event_id])),
+        account=account,
+        outcomes=_outcomes(batch, account),
+        first_seq=batch.events[0].seq if batch.events else 0,
+        last_seq=batch.events[-1].seq if batch.events else 0,
+        superseded=batch.named,
+        settings=settings,
+    )
+
+
+def _place(draft: Draft) -> tuple[int, str, tuple[str, ...]]:
+    return draft.order, draft.example.kind, draft.example.sources
+
+
+def _drop(draft: Draft, reason: DropReason) -> Drop:
+    example = draft.example
+    return Drop(kind=example.kind, reason=reason, sources=example.sources, users=example.users)
+
+
+def _merged(drafts: Sequence[Draft], settings: CompileSettings, drops: list[Drop]) -> list[Example]:
+    """One example for each group of duplicates, with the group's sources, users and weight.
+
+    The first text stays. A repeat that brings texts of other interactions is counted as dropped; several signals about
+    the same reply are not repeats.
+    """
+    exact: dict[tuple[object, ...], list[Draft]] = defaultdict(list)
+    for draft in drafts:
+        exact[exact_key(draft.example)].append(draft)
+    groups = list(exact.values())
+    first = group_near([group[0].example for group in groups])
+    near: dict[int, list[Draft]] = defaultdict(list)
+    brought: dict[int, set[str]] = defaultdict(set)
+    for position, group in enumerate(groups):
+        original = first[position]
+        reason = DropReason.DUPLICATE if original == position else DropReason.NEAR_DUPLICATE
+        for draft in group:
+            if near[original] and brought[original].isdisjoint(draft.interactions):
+                drops.append(_drop(draft, reason))
+            near[original].append(draft)
+            brought[original] |= draft.interactions
+    return [_one(near[position], settings) for position in near]
+
+
+def _one(group: Sequence[Draft], settings: CompileSettings) -> Example:
+    users = tuple(sorted({user for draft in group for user in draft.example.users}))
+    sources = tuple(dict.fromkeys(name for draft in group for name in draft.example.sources))
+    factor = min(settings.user_weight_cap, 1 + settings.user_weight_step * (len(users) - 1))
+    weight = max(draft.example.weight for draft in group) * factor
+    return group[0].example.model_copy(update={"users": users, "sources": sources, "weight": weight})
+
+
+def _account(batch: Batch, examples: Iterable[Example], drops: Iterable[Drop]) -> dict[str, str]:
+    """Every event of the batch once: used, or why not."""
+    used = {name for example in examples for name in example.sources}
+    reasons: dict[str, DropReason] = {}
+    for drop in drops:
+        for name in drop.sources:
+            if name not in reasons or SEVERITY[drop.reason] < SEVERITY[reasons[name]]:
+                reasons[name] = drop.reason
+    return {stored.event.id: _outcome(stored.event, batch, used, reasons) for stored in batch.events}
+
+
+def _outcome(event: Event, batch: Batch, used: set[str], reasons: Mapping[str, DropReason]) -> str:
+    if isinstance(event, PolicyChange):
+        return DropReason.NOT_AUTHORISED.value if event.id in batch.refused_changes else USED
+    if isinstance(event, UnknownEvent):
+        return "unknown_type"
+    if event.id in used:
+        return USED
+    if event.id in batch.gone:
+        return DropReason.SUPERSEDED.value
+    if event.id in reasons:
+        return reasons[event.id].value
+    return "no_feedback" if isinstance(event, Interaction) else "missing_interaction"
+
+
+def _outcomes(batch: Batch, account: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    counted: dict[str, Counter[str]] = defaultdict(Counter)
+    for stored in batch.events:
+        counted[stored.event.type][account[stored.event.id]] += 1
+    return {kind: dict(sorted(counter.items())) for kind, counter in sorted(counted.items())}

@@ -1,0 +1,43 @@
+"""Whether a question stands in an evaluation suite: what is measured must not be trained."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from rapidfuzz import fuzz, process
+
+from incremental_llm.dataset.dedup import normalised, numbers
+
+
+class SuiteIndex:
+    """The questions of all suites, ready to be compared with.
+
+    A text stands in a suite when it is equal but for case, spaces and punctuation, or when it is at least `similarity`
+    (Indel ratio, 0 to 100) alike with the same numbers, number words and negations.
+
+    >>> index = SuiteIndex(["How many days do I have to return boots?"])
+    >>> "how many days do I have to return boots" in index, "How many days do I have to return a tent?" in index
+    (True, False)
+    """
+
+    def __init__(self, texts: Iterable[str], similarity: float = 95.0) -> None:
+        self.similarity = similarity
+        self._exact: set[str] = set()
+        self._by_numbers: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        self._seen: dict[str, bool] = {}
+        for text in texts:
+            plain = normalised(text)
+            if plain and plain not in self._exact:
+                self._exact.add(plain)
+                self._by_numbers[numbers(text)].append(plain)
+
+    def __contains__(self, text: str) -> bool:
+        plain = normalised(text)
+        if plain not in self._seen:
+            self._seen[plain] = plain in self._exact or self._nearly(plain, numbers(text))
+        return self._seen[plain]
+
+    def _nearly(self, plain: str, figures: tuple[str, ...]) -> bool:
+        candidates = self._by_numbers.get(figures, ())
+        return process.extractOne(plain, candidates, scorer=fuzz.ratio, score_cutoff=self.similarity) is not None

@@ -1,0 +1,156 @@
+"""When two texts are the same: equal but for case, spaces and punctuation, or but for typing errors and filler words.
+
+Numbers, number words and negations must be the same on both sides: "30 days" against "45 days" is a contradiction.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from rapidfuzz import fuzz
+from rapidfuzz.distance import OSA
+
+from incremental_llm.chat import Message
+from incremental_llm.dataset.examples import Example, UnpairedExample
+
+NEAR_RATIO = 97.0
+"""Similarity from which texts can be near duplicates: 100 x the share of characters in common (Indel ratio)."""
+MAX_TYPOS = 3
+"""Words that may differ, each by one edit, between near duplicates."""
+
+_NUMBER_WORDS = frozenset(
+    """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion dozen
+    half quarter third once twice thrice double triple single first second fourth fifth sixth seventh eighth ninth
+    tenth none both""".split()  # noqa: SIM905 - a list of strings would be four times as long
+)
+_FILLER = frozenset("a an the please pls hi hello hey thanks thank well oh ok okay so just um uh".split())  # noqa: SIM905
+_MEANINGFUL = frozenset("%#@&+$€£¥<>=°")  # "C" is not "C#", 5 % is not 5
+_TOKEN = re.compile(r"-?\d+(?:[.,]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)*|\S")
+
+
+@lru_cache(maxsize=100_000)
+def tokens(text: str) -> tuple[str, ...]:
+    """Words, numbers and meaningful signs of a text, in lower case; other punctuation and spaces are gone.
+
+    >>> tokens("It's  1,299.50 EUR, isn't it?  -5 %!")
+    ("it's", '1,299.50', 'eur', "isn't", 'it', '-5', '%')
+    >>> tokens("30-40 days") == tokens("30 40 days")
+    True
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    plain = re.sub(r"(?<=\w)-(?=\w)", " ", plain)
+    found = tuple(
+        t
+        for t in _TOKEN.findall(plain)
+        if t in _MEANINGFUL or not unicodedata.category(t[0]).startswith("P") or len(t) > 1
+    )
+    return found or tuple(plain.split())
+
+
+@lru_cache(maxsize=100_000)
+def normalised(text: str) -> str:
+    """A text without what does not change its meaning: case, spaces, punctuation."""
+    return " ".join(tokens(text))
+
+
+@lru_cache(maxsize=100_000)
+def numbers(text: str) -> tuple[str, ...]:
+    """The numbers, number words and negations of a text, sorted: the words that a near duplicate may not change."""
+    return tuple(sorted(t for t in tokens(text) if _is_guarded(t)))
+
+
+def prompt_key(prompt: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+    """Equal for prompts that are the same: roles, and normalised contents."""
+    return tuple((message.role, normalised(message.content)) for message in prompt)
+
+
+def near_duplicates(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Whether two lists of texts differ, text by text, by nothing but a few typing errors and filler words.
+
+    >>> near_duplicates(["You can return any pair of boots within thirty days."],
+    ...                 ["You can return any pair of bots within thirty days."])
+    True
+    >>> near_duplicates(["You can return any pair of boots within 30 days."],
+    ...                 ["You can return any pair of boots within 45 days."])
+    False
+    """
+    if len(left) != len(right):
+        return False
+    typos = 0
+    for one, other in zip(left, right, strict=True):
+        if one == other:
+            continue
+        differing = _typos(one, other)
+        if differing is None or fuzz.ratio(normalised(one), normalised(other), score_cutoff=NEAR_RATIO) < NEAR_RATIO:
+            return False
+        typos += differing
+    return typos <= MAX_TYPOS
+
+
+def exact_key(example: Example) -> tuple[object, ...]:
+    """Equal for exact duplicates: kind, verdict, normalised prompt and replies."""
+    return (_verdict(example), prompt_key(example.prompt), tuple(normalised(text) for text in example.texts))
+
+
+def group_near(examples: Sequence[Example]) -> list[int]:
+    """For each example the position of the first that it repeats nearly, its own when it repeats none.
+
+    Every text without filler is cut into `MAX_TYPOS` + 1 pieces; of two near duplicates at least one piece is the same,
+    so only examples that share one are compared (the pigeonhole principle), and time grows with their number.
+    """
+    first: list[int] = []
+    blocks: dict[object, list[int]] = {}
+    for position, example in enumerate(examples):
+        texts = _all_texts(example)
+        keys = list(_block_keys(example, texts))
+        near = {candidate for key in keys for candidate in blocks.get(key, ())}
+        match = next((c for c in sorted(near) if near_duplicates(_all_texts(examples[c]), texts)), position)
+        first.append(match)
+        if match == position:
+            for key in keys:
+                blocks.setdefault(key, []).append(position)
+    return first
+
+
+def _verdict(example: Example) -> tuple[str, bool]:
+    return example.kind, isinstance(example, UnpairedExample) and example.desirable
+
+
+def _all_texts(example: Example) -> tuple[str, ...]:
+    return (*(message.content for message in example.prompt), *example.texts)
+
+
+def _block_keys(example: Example, texts: Sequence[str]) -> Iterable[object]:
+    words = [tuple(t for t in tokens(text) if t not in _FILLER) for text in texts]
+    roles = tuple(message.role for message in example.prompt)
+    shape = (_verdict(example), roles, tuple(map(len, words)), tuple(numbers(text) for text in texts))
+    flat = [word for text in words for word in text]
+    pieces = MAX_TYPOS + 1
+    for piece in range(pieces):
+        start, end = piece * len(flat) // pieces, (piece + 1) * len(flat) // pieces
+        yield hash((shape, piece, tuple(flat[start:end])))
+
+
+def _typos(one: str, other: str) -> int | None:
+    """How many words differ by a typing error; None when the texts differ by anything else than these and filler."""
+    left = [t for t in tokens(one) if t not in _FILLER]
+    right = [t for t in tokens(other) if t not in _FILLER]
+    if len(left) != len(right):
+        return None
+    count = 0
+    for a, b in zip(left, right, strict=True):
+        if a == b:
+            continue
+        if _is_guarded(a) or _is_guarded(b) or min(len(a), len(b)) < 4 or OSA.distance(a, b, score_cutoff=1) > 1:
+            return None
+        count += 1
+    return count
+
+
+def _is_guarded(token: str) -> bool:
+    negation = token in {"no", "not", "never", "without", "cannot", "nor", "neither"} or token.endswith(("n't", "nt'"))
+    return negation or token in _NUMBER_WORDS or any(c.isnumeric() for c in token)

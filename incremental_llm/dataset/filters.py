@@ -1,0 +1,49 @@
+"""What keeps a text out of training whatever it says: form, length, personal data, questions that are measured.
+
+Prompts are judged before anybody's verdict counts, replies when the examples are there: a pair can fall for its
+rejected reply while the correction stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from incremental_llm.chat import Conversation, last_user_text
+from incremental_llm.dataset.decontaminate import SuiteIndex
+from incremental_llm.dataset.reasons import DropReason
+from incremental_llm.dataset.settings import CompileSettings
+from incremental_llm.feedback.redact import personal_data
+
+
+class Filters:
+    """All filters of a compile; each method names the first that objects."""
+
+    def __init__(self, settings: CompileSettings, suites: SuiteIndex) -> None:
+        self.settings = settings
+        self.suites = suites
+        self._personal: dict[str, bool] = {}
+
+    def prompt_reason(self, prompt: Conversation) -> DropReason | None:
+        """Why no example may have this prompt, None when one may."""
+        if not prompt or prompt[-1].role != "user" or not prompt[-1].content.strip():
+            return DropReason.UNPARSABLE
+        if sum(len(message.content) for message in prompt) > self.settings.max_prompt_chars:
+            return DropReason.TOO_LONG
+        if any(self._is_personal(message.content) for message in prompt):
+            return DropReason.PERSONAL_DATA
+        return DropReason.IN_SUITE if last_user_text(prompt) in self.suites else None
+
+    def reply_reason(self, texts: Sequence[str]) -> DropReason | None:
+        """Why no example may hold these replies, None when one may."""
+        if not all(text.strip() for text in texts):
+            return DropReason.UNPARSABLE
+        if max(map(len, texts)) > self.settings.max_completion_chars:
+            return DropReason.TOO_LONG
+        return DropReason.PERSONAL_DATA if any(map(self._is_personal, texts)) else None
+
+    def _is_personal(self, text: str) -> bool:
+        if not self.settings.drop_personal_data:
+            return False
+        if text not in self._personal:
+            self._personal[text] = bool(personal_data(text))
+        return self._personal[text]

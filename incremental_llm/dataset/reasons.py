@@ -1,0 +1,75 @@
+"""Why something did not become training data: the reasons, counted, and the record of each drop."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+from incremental_llm.dataset.examples import Kind
+
+
+class DropReason(StrEnum):
+    """Why an example, or what would have become one, was left out.
+
+    An event that several drops name is accounted for by the one that stands first here.
+    """
+
+    SUPERSEDED = "superseded"
+    """A policy change names one of its events."""
+    NOT_AUTHORISED = "not_authorised"
+    """A policy change by someone who is not in `policy_reviewers`."""
+    PERSONAL_DATA = "personal_data"
+    """An e-mail address, phone number, card, IBAN or network address in the prompt or a reply."""
+    IN_SUITE = "in_suite"
+    """The question stands in an evaluation suite, exactly or nearly."""
+    UNPARSABLE = "unparsable"
+    """An empty reply, or a prompt that does not end with a user's words."""
+    TOO_LONG = "too_long"
+    """More characters than the settings allow."""
+    CONTRADICTS_ACCEPTED = "contradicts_accepted"
+    """Says of the same prompt something else than an accepted correction, without a policy change."""
+    CONTRADICTS_CORRECTION = "contradicts_correction"
+    """Praises a reply that a reviewer corrected in this batch, or blames the one that the reviewer wrote."""
+    NO_QUORUM = "no_quorum"
+    """Reviewers disagree on the right reply, and none has more than half of them."""
+    ONE_SIDED_USER = "one_sided_user"
+    """From a user who gave many thumbs, all of them down."""
+    OVER_USER_CAP = "over_user_cap"
+    """More thumbs than one user may give in a batch."""
+    OVER_PAIR_CAP = "over_pair_cap"
+    """More pairs from thumbs than one prompt may give."""
+    CONFLICT = "conflict"
+    """Users disagree, equally many on each side."""
+    OUTVOTED = "outvoted"
+    """Users or reviewers disagree, and more of them are on the other side."""
+    REPLACED = "replaced"
+    """The same person said something else of the same reply later."""
+    SAME_REPLY = "same_reply"
+    """Both replies of a pair say the same: nothing to prefer."""
+    DIFFERENT_PROMPTS = "different_prompts"
+    """A preference between replies to different prompts."""
+    SECOND_ANSWER_FAILED = "second_answer_failed"
+    """The answer to a rephrased question was thumbed down or corrected too."""
+    DUPLICATE = "duplicate"
+    """Equal to another example but for case, spaces and punctuation; its sources and users count there."""
+    NEAR_DUPLICATE = "near_duplicate"
+    """Equal to another example but for typing errors and filler; its sources and users count there."""
+
+
+SEVERITY = {reason: place for place, reason in enumerate(DropReason)}
+"""Place of a reason in the enum: of several the lowest accounts for an event."""
+
+EVENT_REASONS = ("no_feedback", "unknown_type", "missing_interaction")
+"""Why an event gave nothing without a drop: nobody judged it, its type is unknown, what it judges is not here."""
+
+
+class Drop(BaseModel):
+    """One example that was not made, or not kept: what it would have been, why not, from which events and users."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    reason: DropReason
+    sources: tuple[str, ...]
+    users: tuple[str, ...]

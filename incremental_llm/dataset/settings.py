@@ -1,0 +1,76 @@
+"""The settings of a compile, each with its unit and default."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class SignalWeights(BaseModel):
+    """Weight of one example by what it was made from: a factor on its loss, 1 is plain, 0 trains nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    correction: float = Field(default=1.0, ge=0, description="SFT example and pair from a correction")
+    thumb: float = Field(default=1.0, ge=0, description="unpaired example from thumbs")
+    thumb_pair: float = Field(default=1.0, ge=0, description="pair from an up and a down on the same prompt")
+    preference: float = Field(default=1.0, ge=0, description="pair from a preference")
+    rephrase: float = Field(default=0.5, ge=0, description="pair and unpaired example from a question asked again")
+
+
+class CompileSettings(BaseModel):
+    """How events become examples.
+
+    An example that n distinct users stand behind weighs its signal's weight times
+    `min(user_weight_cap, 1 + user_weight_step * (n - 1))`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: SignalWeights = Field(default=SignalWeights(), description="weight of an example by its signal")
+    user_weight_step: float = Field(
+        default=0.25, ge=0, description="added to the factor for every further distinct user"
+    )
+    user_weight_cap: float = Field(default=2.0, ge=1, description="largest factor that many users can give")
+
+    detect_rephrases: bool = Field(default=True, description="find questions asked again that no event names")
+    rephrase_window_seconds: float = Field(
+        default=180.0, ge=0, description="seconds from the first question to the second"
+    )
+    rephrase_similarity_min: float = Field(
+        default=70.0,
+        ge=0,
+        le=100,
+        description="token-set similarity from which two questions are the same in other words",
+    )
+    rephrase_similarity_max: float = Field(
+        default=100.0, ge=0, le=100, description="token-set similarity up to which they are; equal questions never are"
+    )
+
+    user_thumb_cap: int = Field(
+        default=100, ge=1, description="thumbs of one user that count in a batch, earliest first"
+    )
+    one_sided_minimum: int = Field(
+        default=8, ge=1, description="replies from which a user with only thumbs down is left out"
+    )
+    prompt_pair_cap: int = Field(default=4, ge=1, description="pairs that the thumbs on one prompt can give")
+
+    max_prompt_chars: int = Field(default=8000, ge=1, description="characters of all messages of a prompt")
+    max_completion_chars: int = Field(default=4000, ge=1, description="characters of one reply")
+    drop_personal_data: bool = Field(
+        default=True, description="leave out examples with personal data in a prompt or a reply"
+    )
+    suite_similarity: float = Field(
+        default=95.0, gt=0, le=100, description="similarity (Indel ratio) from which a question stands in a suite"
+    )
+
+    policy_reviewers: frozenset[str] | None = Field(
+        default=None, description="reviewers whose policy changes count; everyone's where this is null"
+    )
+
+    @model_validator(mode="after")
+    def _a_band(self) -> Self:
+        if self.rephrase_similarity_min > self.rephrase_similarity_max:
+            raise ValueError("rephrase_similarity_min is above rephrase_similarity_max: no question would ever match")
+        return self

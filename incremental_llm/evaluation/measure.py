@@ -1,0 +1,94 @@
+"""Measure stacks, and remember what was measured.
+
+The one design fact: a result belongs to exactly one stack (base, template, dtype, adapters) and one suite's content,
+and is kept under both digests. Production is therefore measured once, the night it was a candidate, and a suite that is
+new tonight is measured on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from incremental_llm.adapters.stack import Stack, adapter_paths
+from incremental_llm.artifacts import write_atomic
+from incremental_llm.chat import Conversation, json_digest
+from incremental_llm.evaluation.results import EvaluationReport
+from incremental_llm.evaluation.suites import Suite
+
+Progress = Callable[[str, int, int, float | None], None]
+
+
+class Measurement:
+    """Evaluations of stacks over one base, cached below `folder`; a model is loaded only when something is missing."""
+
+    def __init__(self, folder: Path, base_folder: Path, objects: Path, quantization: str, progress: Progress) -> None:
+        self.folder = folder
+        self._base_folder = base_folder
+        self._objects = objects
+        self._quantization = quantization
+        self._progress = progress
+        self._loaded: tuple[str, Any, Any] | None = None
+
+    def report(self, stack: Stack, suites: Sequence[Suite], what: str) -> EvaluationReport:
+        """The report of `stack` on `suites`; `what` names it in progress lines."""
+        from incremental_llm.evaluation.evaluate import evaluate
+
+        parts = []
+        for suite in suites:
+            kept = self._path(stack, suite)
+            if kept.is_file():
+                parts.append(EvaluationReport.from_json(kept.read_text(encoding="utf-8")))
+                continue
+            model, tokenizer = self.model(stack, what)
+            self._progress(f"measuring {what} on {suite.name}", 0, len(suite.items), None)
+            part = evaluate(
+                model,
+                tokenizer,
+                stack,
+                [suite],
+                progress=lambda done, total, name: self._progress(f"measuring {what} on {name}", done, total, None),
+            )
+            write_atomic(kept, part.to_json())
+            parts.append(part)
+        return EvaluationReport(
+            stack_digest=stack.digest,
+            suites={name: result for part in parts for name, result in part.suites.items()},
+            seconds=sum(part.seconds for part in parts),
+            tokens=sum(part.tokens for part in parts),
+        )
+
+    def answers(self, stack: Stack, prompts: Sequence[Conversation], max_new_tokens: int, what: str) -> list[str]:
+        """Greedy answers of `stack` to prompts that are no suite's."""
+        from incremental_llm.evaluation.generate import greedy_answers
+
+        model, tokenizer = self.model(stack, what)
+        doing = f"{what} answers everyday prompts"
+        return greedy_answers(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            progress=lambda done, total: self._progress(doing, done, total, None),
+        )
+
+    def model(self, stack: Stack, what: str) -> tuple[Any, Any]:
+        """The stack as it is served, with its tokenizer; the last one is kept in memory."""
+        from incremental_llm.adapters.load import DTYPES, load_stack, load_tokenizer
+
+        if self._loaded is None or self._loaded[0] != stack.digest:
+            self.release()
+            self._progress(f"loading {what}", 0, 1, None)
+            folders = adapter_paths(stack, self._objects)
+            model = load_stack(self._base_folder, folders, dtype=DTYPES[stack.dtype], quantization=self._quantization)
+            self._loaded = (stack.digest, model, load_tokenizer(self._base_folder))
+        return self._loaded[1], self._loaded[2]
+
+    def release(self) -> None:
+        """Free the model: training loads its own."""
+        self._loaded = None
+
+    def _path(self, stack: Stack, suite: Suite) -> Path:
+        key = json_digest([stack.digest, suite.name, suite.version, suite.digest, self._quantization])
+        return self.folder / stack.digest[:16] / f"{suite.name}-{key[:16]}.json"

@@ -1,0 +1,253 @@
+"""The events of a feedback log: what each holds, and the one place where JSON becomes an event.
+
+Unknown types are kept whole as `UnknownEvent`; anything else that does not fit is refused with a one-line reason.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from incremental_llm.chat import Message, canonical_json, json_digest
+from incremental_llm.errors import InputError
+
+MAX_ID = 200
+"""Longest id, in characters."""
+
+
+class EventError(InputError):
+    """An object that is no event; the message is one line and says which field is wrong and how."""
+
+
+def _plain_id(value: str) -> str:
+    if not value.strip() or len(value) > MAX_ID or any(ord(c) < 32 for c in value):
+        raise ValueError(f"expected 1 to {MAX_ID} characters without control characters")
+    return value
+
+
+def _text_time(value: Any) -> Any:
+    if not isinstance(value, str | datetime) or (isinstance(value, str) and re.fullmatch(r"[\d.\s+-]+", value)):
+        raise ValueError("expected an ISO 8601 time with its zone, such as 2026-11-01T12:00:00Z")
+    return value
+
+
+def _real_int(value: Any) -> Any:
+    if type(value) is not int:
+        raise ValueError("expected 1 or -1")
+    return value
+
+
+Id = Annotated[str, AfterValidator(_plain_id)]
+Time = Annotated[AwareDatetime, BeforeValidator(_text_time), AfterValidator(lambda time: time.astimezone(UTC))]
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Id
+    time: Time
+
+
+class Interaction(_Event):
+    """One reply as it was served: `messages` is the whole context that `reply` answered, `model` what answered."""
+
+    type: Literal["interaction"] = "interaction"
+    conversation: Id
+    user: Id
+    messages: tuple[Message, ...] = Field(min_length=1)
+    reply: str
+    model: str
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class Thumb(_Event):
+    """A user's verdict on a reply: 1 is up, -1 is down."""
+
+    type: Literal["thumb"] = "thumb"
+    interaction: Id
+    user: Id
+    value: Annotated[Literal[1, -1], BeforeValidator(_real_int)]
+    comment: str | None = None
+
+
+class Correction(_Event):
+    """What a reviewer says the reply should have been."""
+
+    type: Literal["correction"] = "correction"
+    interaction: Id
+    reviewer: Id
+    content: str
+
+
+class Preference(_Event):
+    """A user's choice between the replies of two interactions."""
+
+    type: Literal["preference"] = "preference"
+    chosen: Id
+    rejected: Id
+    user: Id
+
+    @model_validator(mode="after")
+    def _two_replies(self) -> Preference:
+        if self.chosen == self.rejected:
+            raise ValueError("chosen and rejected are the same interaction")
+        return self
+
+
+class Rephrase(_Event):
+    """The user asked `interaction` again in other words as `followup`."""
+
+    type: Literal["rephrase"] = "rephrase"
+    interaction: Id
+    followup: Id
+
+    @model_validator(mode="after")
+    def _two_questions(self) -> Rephrase:
+        if self.interaction == self.followup:
+            raise ValueError("interaction and followup are the same interaction")
+        return self
+
+
+class PolicyChange(_Event):
+    """The truth changed: what the named events taught is no longer so. The only way in which truth changes."""
+
+    type: Literal["policy_change"] = "policy_change"
+    reviewer: Id
+    supersedes: tuple[Id, ...]
+    note: str = ""
+
+
+class UnknownEvent(BaseModel):
+    """An event of a type that this version does not know; `body` is the whole object as it came.
+
+    `id` is derived from the content where the object has none, `time` is None where it has none that can be read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Id
+    time: Time | None
+    type: str
+    body: dict[str, Any]
+
+
+Event = Interaction | Thumb | Correction | Preference | Rephrase | PolicyChange | UnknownEvent
+
+_MODELS: dict[str, type[_Event]] = {
+    "interaction": Interaction,
+    "thumb": Thumb,
+    "correction": Correction,
+    "preference": Preference,
+    "rephrase": Rephrase,
+    "policy_change": PolicyChange,
+}
+EVENT_TYPES = tuple(_MODELS)
+"""The known types, as they stand in `type`."""
+
+
+def parse_event(obj: Any) -> Event:
+    """The event that a JSON object describes.
+
+    >>> parse_event({"type": "thumb", "id": "t1", "time": "2026-11-01T12:00:00Z", "interaction": "i1", "user": "u1",
+    ...              "value": 1}).value
+    1
+
+    Raises:
+        EventError: not an object, a missing, unknown or wrong field, NaN, or text that is not Unicode.
+    """
+    if not isinstance(obj, dict):
+        raise EventError(f"expected an object, found {type(obj).__name__}")
+    try:
+        canonical_json(obj).encode()
+    except (ValueError, RecursionError, TypeError) as error:
+        raise EventError(f"expected plain JSON in valid Unicode, found otherwise ({_line(error)})") from None
+    kind = obj.get("type")
+    if not isinstance(kind, str) or not kind:
+        raise EventError(f"type: expected one of {', '.join(EVENT_TYPES)} or a type of your own, found {kind!r}")
+    try:
+        model = _MODELS.get(kind)
+        return _unknown(kind, obj) if model is None else model.model_validate(obj)  # type: ignore[return-value]
+    except ValidationError as error:
+        raise EventError("; ".join(_problem(detail, kind) for detail in error.errors(include_url=False))) from None
+
+
+def event_to_dict(event: Event) -> dict[str, Any]:
+    """The event as JSON data; `parse_event(event_to_dict(e)) == e`."""
+    if isinstance(event, UnknownEvent):
+        return dict(event.body)
+    data = event.model_dump(mode="python")
+    data["time"] = event.time.isoformat().replace("+00:00", "Z")
+    if isinstance(event, Interaction):
+        data["messages"] = [message.model_dump() for message in event.messages]
+    if isinstance(event, PolicyChange):
+        data["supersedes"] = list(event.supersedes)
+    if isinstance(event, Thumb) and event.comment is None:
+        del data["comment"]
+    return data
+
+
+def event_digest(event: Event) -> str:
+    """Digest of an event's content, 64 hex digits."""
+    return json_digest(event_to_dict(event))
+
+
+def references(event: Event) -> tuple[str, ...]:
+    """Ids of the interactions that an event is about and has to wait for; a policy change waits for nothing."""
+    match event:
+        case Thumb() | Correction():
+            return (event.interaction,)
+        case Preference():
+            return (event.chosen, event.rejected)
+        case Rephrase():
+            return (event.interaction, event.followup)
+        case _:
+            return ()
+
+
+def _unknown(kind: str, obj: Mapping[str, Any]) -> UnknownEvent:
+    name = obj.get("id")
+    try:
+        return UnknownEvent(
+            id=name or f"{kind[:100]}-{json_digest(obj)[:16]}", time=obj.get("time"), type=kind, body=dict(obj)
+        )
+    except ValidationError as error:
+        if any(detail["loc"][:1] != ("time",) for detail in error.errors()):
+            raise
+        return _unknown_without_time(kind, obj)
+
+
+def _unknown_without_time(kind: str, obj: Mapping[str, Any]) -> UnknownEvent:
+    name = obj.get("id")
+    return UnknownEvent(id=name or f"{kind[:100]}-{json_digest(obj)[:16]}", time=None, type=kind, body=dict(obj))
+
+
+def _problem(detail: Any, kind: str) -> str:
+    where = ".".join(str(part) for part in detail["loc"]) or kind
+    if detail["type"] == "missing":
+        return f"{where}: missing"
+    if detail["type"] == "extra_forbidden":
+        known = list(_MODELS[kind].model_fields) if kind in _MODELS else []
+        near = difflib.get_close_matches(where, known, n=1, cutoff=0.5)
+        return f"unknown field {where!r} of {kind}" + (f", did you mean {near[0]!r}?" if near else "")
+    found = detail["input"]
+    shown = "" if isinstance(found, dict | list) else f", found {_line(repr(found))}"
+    return f"{where}: {detail['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _line(value: object) -> str:
+    text = " ".join(str(value).encode("ascii", "backslashreplace").decode().split())
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,198 @@
+"""Import of event logs as JSONL: streaming, idempotent, resumable; a bad line is reported and the rest goes in."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from incremental_llm.errors import InputError
+from incremental_llm.feedback.events import Event, EventError, UnknownEvent, parse_event
+from incremental_llm.feedback.store import FeedbackStore, ImportMark, ImportStep
+
+BATCH_LINES = 1000
+MAX_LINE_BYTES = 64 * 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in the file) after every batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedLine:
+    """A line that did not become an event: its number from 1 on, and why."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What one import did.
+
+    `lines` were read now, `resumed` lines before them by an earlier import of the same file. Of those read now `added`
+    are new, `duplicates` were stored already and `blank` are empty. `waiting` is how many events the store holds that
+    wait for their interaction. `unknown_types` counts the events read now that are kept but not understood. `refused`
+    names every refused line of the file, those of earlier imports included.
+    """
+
+    lines: int
+    added: int
+    duplicates: int
+    waiting: int
+    unknown_types: dict[str, int]
+    refused: tuple[RefusedLine, ...]
+    blank: int = 0
+    resumed: int = 0
+
+
+@dataclass
+class _Batch:
+    """A batch of lines as they are parsed: `numbers` are the lines of `events`."""
+
+    lines: int
+    events: list[Event] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+    blank: int = 0
+
+    def add(self, number: int, raw: bytes) -> None:
+        if not raw.strip():
+            self.blank += 1
+            return
+        try:
+            self.events.append(_parse(raw))
+            self.numbers.append(number)
+        except EventError as error:
+            self.refused[number] = str(error)
+
+
+def import_jsonl(store: FeedbackStore, path: Path, *, progress: Progress | None = None) -> ImportReport:
+    """Import one event a line; the same call again continues where the last one ended.
+
+    Lines end with "\\n" only. Every batch is one transaction that also records the file's digest so far and the place
+    in it; a file that was changed before that place is read from the top, which adds nothing twice. A last line without
+    its end is read, but read again next time: it may still be being written.
+
+    Raises:
+        InputError: the file cannot be read, or holds a line of more than `MAX_LINE_BYTES` (it is no JSONL then).
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            return _import(store, path, stream, progress)
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected an event log (JSONL), found no readable file ({error.strerror})."
+        ) from error
+
+
+def _import(store: FeedbackStore, path: Path, stream: BinaryIO, progress: Progress | None) -> ImportReport:
+    size = path.stat().st_size
+    mark, digest = _resume(store, str(path.resolve()), stream)
+    start, total = mark.lines, _Totals()
+    if mark.offset == 0:
+        store.append((), step=ImportStep(mark))  # forgets the lines refused in an older state of the file
+    while batch := list(itertools.islice(_lines(stream), BATCH_LINES)):
+        whole = [raw for raw in batch if raw.endswith(b"\n")]
+        for raw in whole:
+            digest.update(raw)
+        done = ImportMark(mark.source, mark.offset + sum(map(len, whole)), mark.lines + len(whole), digest.hexdigest())
+        total.add(store, _parsed(whole, mark.lines + 1), done)
+        if len(whole) < len(batch):
+            total.add(store, _parsed(batch[len(whole) :], done.lines + 1), None)
+        mark = done
+        if progress is not None:
+            progress(stream.tell(), size)
+    refused = dict(store.refused_lines(mark.source)) | total.open_refused
+    return ImportReport(
+        lines=total.lines,
+        added=total.added,
+        duplicates=total.duplicates,
+        waiting=store.waiting_count(),
+        unknown_types=dict(sorted(total.unknown.items())),
+        refused=tuple(RefusedLine(line, reason) for line, reason in sorted(refused.items())),
+        blank=total.blank,
+        resumed=start,
+    )
+
+
+@dataclass
+class _Totals:
+    """What was read in this call."""
+
+    lines: int = 0
+    added: int = 0
+    duplicates: int = 0
+    blank: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
+    open_refused: dict[int, str] = field(default_factory=dict)
+
+    def add(self, store: FeedbackStore, batch: _Batch, mark: ImportMark | None) -> None:
+        """Store a batch; without a mark it is the last line without its end, which is not remembered."""
+        step = None if mark is None else ImportStep(mark, tuple(batch.numbers), batch.refused)
+        report = store.append(batch.events, step=step)
+        if mark is None:
+            self.open_refused = batch.refused | {batch.numbers[r.position]: r.reason for r in report.refused}
+        self.lines += batch.lines
+        self.added += report.added
+        self.duplicates += report.duplicates
+        self.blank += batch.blank
+        self.unknown.update(event.type for event in batch.events if isinstance(event, UnknownEvent))
+
+
+def _resume(store: FeedbackStore, source: str, stream: BinaryIO) -> tuple[ImportMark, hashlib._Hash]:
+    """The stored mark when the file still begins with what it covers, otherwise the top; `stream` stands there."""
+    mark = store.mark(source)
+    digest = hashlib.sha256()
+    if mark is not None:
+        left = mark.offset
+        while left and (block := stream.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+        if not left and digest.hexdigest() == mark.digest:
+            return mark, digest
+    stream.seek(0)
+    empty = hashlib.sha256()
+    return ImportMark(source, 0, 0, empty.hexdigest()), empty
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines with their end; one that is too long is cut, so that it cannot fill the memory, and is refused as such."""
+    while raw := stream.readline(MAX_LINE_BYTES + 1):
+        if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
+            raise InputError(
+                f"expected lines of at most {MAX_LINE_BYTES} bytes, found a longer one around byte {stream.tell()}. "
+                "Is this a JSONL file? Split the line, then import again: what came before it is stored."
+            )
+        yield raw
+
+
+def _parsed(lines: Sequence[bytes], first: int) -> _Batch:
+    batch = _Batch(lines=len(lines))
+    for number, raw in enumerate(lines, first):
+        batch.add(number, raw.removeprefix(_BOM) if number == 1 else raw)
+    return batch
+
+
+def _parse(raw: bytes) -> Event:
+    try:
+        obj: Any = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise EventError(f"expected UTF-8, found byte 0x{raw[error.start]:02x} at position {error.start + 1}") from None
+    except RecursionError:
+        raise EventError("expected an event, found JSON nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise EventError(f"expected JSON, found an error at position {error.pos + 1}: {error.msg}") from None
+    except ValueError as error:
+        raise EventError(f"expected JSON, found {error}") from None
+    return parse_event(obj)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name}, which is not JSON")

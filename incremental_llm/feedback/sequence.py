@@ -1,0 +1,181 @@
+"""How events get their numbers: within one transaction, in order, each after what it refers to."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from incremental_llm.chat import json_digest
+from incremental_llm.feedback import tables
+from incremental_llm.feedback.events import Event, Interaction, event_to_dict, references
+
+CHUNK = 500
+"""Ids in one IN clause and rows in one insert: older SQLite builds allow 999 parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An event that was not stored: `position` is its index in what was appended."""
+
+    id: str
+    reason: str
+    position: int
+
+
+class Appending:
+    """Events on their way into one transaction, a chunk of rows at a time."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self.connection = connection
+        self.seq = tables.counter(connection, "seq")
+        self.arrival = tables.counter(connection, "arrival")
+        self.added = self.duplicates = self.position = 0
+        self.refused: list[Refused] = []
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Store one chunk: a number for what is complete and what it completes, a place in the queue for the rest."""
+        stored = _digests(self.connection, [event.id for event in events])
+        known = _known_interactions(self.connection, {name for event in events for name in references(event)})
+        queue = _Queue(self.connection, [event.id for event in events if isinstance(event, Interaction)])
+        rows: dict[str, dict[str, Any]] = {}
+        for event in events:
+            position, self.position = self.position, self.position + 1
+            data = event_to_dict(event)
+            digest = json_digest(data)
+            if event.id in stored:
+                self._repeated(event.id, position, same=stored[event.id] == digest)
+                continue
+            stored[event.id] = digest
+            self.added += 1
+            self.arrival += 1
+            missing = [name for name in dict.fromkeys(references(event)) if name not in known]
+            rows[event.id] = {
+                "id": event.id,
+                "seq": None if missing else self._next(),
+                "arrival": self.arrival,
+                "type": event.type,
+                "digest": digest,
+                "body": json.dumps(data, separators=(",", ":")),  # ASCII: any text column holds it, NUL included
+            }
+            queue.join(event.id, missing)
+            if isinstance(event, Interaction):
+                known.add(event.id)
+                for name in queue.arrived(event.id):
+                    rows.setdefault(name, {})["seq"] = self._next()
+        self._write(rows)
+        queue.write()
+
+    def finish(self) -> None:
+        """Write the counters back."""
+        for name, value in (("seq", self.seq), ("arrival", self.arrival)):
+            self.connection.execute(
+                sa.update(tables.counters).values(value=value).where(tables.counters.c.name == name)
+            )
+
+    def _next(self) -> int:
+        self.seq += 1
+        return self.seq
+
+    def _repeated(self, name: str, position: int, *, same: bool) -> None:
+        if same:
+            self.duplicates += 1
+            return
+        reason = (
+            f"id {name!r} is stored with other content: expected the same content or a new id. "
+            "The log is append-only: record a change as an event of its own"
+        )
+        self.refused.append(Refused(name, reason, position))
+
+    def _write(self, rows: Mapping[str, dict[str, Any]]) -> None:
+        """New rows are whole; a row with only a number belongs to an event that waited since an earlier chunk."""
+        if new := [row for row in rows.values() if "body" in row]:
+            self.connection.execute(sa.insert(tables.events), new)
+        if late := [{"name": name, "number": row["seq"]} for name, row in rows.items() if "body" not in row]:
+            number = sa.update(tables.events).where(tables.events.c.id == sa.bindparam("name"))
+            self.connection.execute(number.values(seq=sa.bindparam("number")), late)
+
+
+class _Queue:
+    """Who waits for which interactions, as far as one chunk can change it; in order of arrival."""
+
+    def __init__(self, connection: sa.Connection, arriving: Sequence[str]) -> None:
+        self.connection = connection
+        self.missing: dict[str, set[str]] = {}
+        self.waiters: dict[str, list[str]] = {}
+        self.joined: list[tuple[str, str]] = []
+        self.left: list[tuple[str, str]] = []
+        touched = [name for names in chunks(arriving) for name in self._waiting_for(names)]
+        found = [row for names in chunks(touched) for row in self._waits_of(names)]
+        for name, interaction, _arrival in sorted(found, key=lambda row: row[2]):
+            self._enter(name, interaction)
+
+    def _waiting_for(self, interactions: Sequence[str]) -> list[str]:
+        wanted = sa.select(tables.waits.c.event_id).where(tables.waits.c.interaction_id.in_(interactions))
+        return list(self.connection.scalars(wanted))
+
+    def _waits_of(self, names: Sequence[str]) -> list[tuple[str, str, int]]:
+        waits = sa.select(tables.waits.c.event_id, tables.waits.c.interaction_id, tables.events.c.arrival)
+        waits = waits.join_from(tables.waits, tables.events, tables.waits.c.event_id == tables.events.c.id)
+        rows = self.connection.execute(waits.where(tables.waits.c.event_id.in_(names)))
+        return [(row.event_id, row.interaction_id, row.arrival) for row in rows]
+
+    def _enter(self, name: str, interaction: str) -> None:
+        self.missing.setdefault(name, set()).add(interaction)
+        self.waiters.setdefault(interaction, []).append(name)
+
+    def join(self, name: str, missing: Sequence[str]) -> None:
+        """`name` waits for `missing`; nothing happens when that is empty."""
+        for interaction in missing:
+            self._enter(name, interaction)
+            self.joined.append((name, interaction))
+
+    def arrived(self, interaction: str) -> list[str]:
+        """Events that waited for nothing else than `interaction`, in order of arrival."""
+        names = self.waiters.pop(interaction, [])
+        for name in names:
+            self.missing[name].discard(interaction)
+            self.left.append((name, interaction))
+        return [name for name in names if not self.missing[name]]
+
+    def write(self) -> None:
+        """Store who joined and stayed, remove who left."""
+        gone = set(self.left)
+        if new := [(name, interaction) for name, interaction in self.joined if (name, interaction) not in gone]:
+            rows = [{"event_id": name, "interaction_id": interaction} for name, interaction in new]
+            self.connection.execute(sa.insert(tables.waits), rows)
+        if old := [{"name": name, "there": interaction} for name, interaction in gone.difference(self.joined)]:
+            both = (
+                tables.waits.c.event_id == sa.bindparam("name"),
+                tables.waits.c.interaction_id == sa.bindparam("there"),
+            )
+            self.connection.execute(sa.delete(tables.waits).where(*both), old)
+
+
+def _digests(connection: sa.Connection, ids: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for names in chunks(ids):
+        wanted = sa.select(tables.events.c.id, tables.events.c.digest).where(tables.events.c.id.in_(names))
+        found |= {row.id: row.digest for row in connection.execute(wanted)}
+    return found
+
+
+def _known_interactions(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for names in chunks(ids):
+        wanted = sa.select(tables.events.c.id).where(
+            tables.events.c.id.in_(names), tables.events.c.type == "interaction"
+        )
+        found.update(connection.scalars(wanted))
+    return found
+
+
+def chunks(ids: Iterable[str]) -> Iterator[list[str]]:
+    """Distinct ids, as many at a time as one statement takes."""
+    names = iter(dict.fromkeys(ids))
+    while chunk := list(itertools.islice(names, CHUNK)):
+        yield chunk

@@ -1,0 +1,111 @@
+"""The tables of the feedback store and the connection settings they rely on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool, StaticPool
+
+from incremental_llm.errors import InputError
+
+SCHEMA_VERSION = 1
+_BUSY_SECONDS = 60
+
+metadata = sa.MetaData()
+events = sa.Table(
+    "feedback_events",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("seq", sa.BigInteger, unique=True, nullable=True),
+    sa.Column("arrival", sa.BigInteger, nullable=False),
+    sa.Column("type", sa.String, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+waits = sa.Table(
+    "feedback_waits",
+    metadata,
+    sa.Column("event_id", sa.String, primary_key=True),
+    sa.Column("interaction_id", sa.String, primary_key=True, index=True),
+)
+counters = sa.Table(
+    "feedback_counters",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+marks = sa.Table(
+    "feedback_import_marks",
+    metadata,
+    sa.Column("source", sa.String, primary_key=True),
+    sa.Column("offset_bytes", sa.BigInteger, nullable=False),
+    sa.Column("lines", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+)
+refused_lines = sa.Table(
+    "feedback_refused_lines",
+    metadata,
+    sa.Column("source", sa.String, primary_key=True),
+    sa.Column("line", sa.BigInteger, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
+
+def open_engine(url: str) -> sa.Engine:
+    """An engine for `url`; SQLite files get WAL, synchronous=FULL and a connection of their own for every use.
+
+    Raises:
+        InputError: a URL that SQLAlchemy cannot read, a missing driver, or a folder that does not exist.
+    """
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return sa.create_engine(parsed, pool_pre_ping=True)
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
+        raise InputError(
+            f"feedback store: expected a database URL such as sqlite:////absolute/path/feedback.db, found {url!r} "
+            f"({error}). For PostgreSQL install the extra: pip install 'incremental_llm[postgres]'."
+        ) from error
+    if parsed.database in (None, "", ":memory:"):
+        return sa.create_engine(parsed, poolclass=StaticPool)
+    folder = Path(parsed.database).parent
+    if not folder.is_dir():
+        raise InputError(
+            f"feedback store: expected a folder {folder}, found none. Create it, or start with: illm init."
+        )
+    # A pool would keep files open after the last use, in whatever thread that was.
+    engine = sa.create_engine(parsed, poolclass=NullPool, connect_args={"timeout": _BUSY_SECONDS})
+    sa.event.listen(engine, "connect", _durable)
+    return engine
+
+
+def _durable(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+    finally:
+        cursor.close()
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Create what is missing; several processes may do so at once."""
+    with engine.begin() as connection:
+        for table in metadata.sorted_tables:
+            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+            for index in table.indexes:
+                connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+    for name, value in (("schema", SCHEMA_VERSION), ("seq", 0), ("arrival", 0)):
+        try:
+            with engine.begin() as connection:
+                if connection.execute(sa.select(counters.c.name).where(counters.c.name == name)).first() is None:
+                    connection.execute(sa.insert(counters).values(name=name, value=value))
+        except sa.exc.IntegrityError:
+            continue  # another process was faster
+
+
+def counter(connection: sa.Connection, name: str) -> int:
+    """The value of a counter: `seq` and `arrival` are the last numbers given out, `schema` the version."""
+    return int(connection.execute(sa.select(counters.c.value).where(counters.c.name == name)).scalar_one())

@@ -1,0 +1,139 @@
+"""How far a model is from the one it should equal, measured on the logits of a few prompts.
+
+Shapes: T tokens of one prompt, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from incremental_llm.chat import Conversation, Message, as_dicts
+from incremental_llm.errors import InputError, IntegrityError
+
+Logits = Callable[[torch.Tensor], torch.Tensor]
+"""Token ids (1 x T) to logits (1 x T x V), on any device, in any float dtype."""
+
+
+def _asked(text: str) -> Conversation:
+    return (Message(role="user", content=text),)
+
+
+PROBES: tuple[Conversation, ...] = (
+    _asked("What is the capital of Portugal?"),
+    _asked("Write a short note that thanks a colleague for covering a shift."),
+    _asked("What is 17 plus 26? Answer with the number only."),
+    _asked("My parcel has not arrived yet. What should I do?"),
+    _asked("Name three things to pack for a day of hiking in the rain."),
+    (
+        Message(role="system", content="You answer in one sentence."),
+        Message(role="user", content="How do I clean a rain jacket?"),
+        Message(role="assistant", content="Wash it cold with a mild soap and let it dry in the air."),
+        Message(role="user", content="And can it go in the dryer?"),
+    ),
+)
+"""Prompts that any chat model can be asked; a shop's own prompts may be given instead."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest difference that is accepted: |logit - logit| anywhere, and mean KL in nats per token."""
+
+    max_abs_logit: float
+    mean_kl: float
+
+
+# Measured on a 135M model with three rank-16 adapters of 1 % of the weight's norm each: the exact sum against the fold
+# gave 1.25 and 0.0029 in bfloat16, 1e-4 and 1.5e-11 in float32.
+TOLERANCES = {
+    "float32": Tolerance(max_abs_logit=5e-3, mean_kl=1e-7),
+    "bfloat16": Tolerance(max_abs_logit=4.0, mean_kl=1e-2),
+    "float16": Tolerance(max_abs_logit=1.0, mean_kl=2e-3),
+}
+"""The accepted difference for each dtype a stack is served in, several times what is measured for a right export."""
+
+
+@dataclass(frozen=True)
+class LogitCheck:
+    """What was measured over `tokens` positions of `probes` prompts.
+
+    `max_abs_logit`: largest absolute difference of two logits. `mean_kl`: mean over positions of
+    KL(reference || candidate) in nats. `same_top`: share of positions with the same most likely token, 0 to 1.
+    """
+
+    max_abs_logit: float
+    mean_kl: float
+    same_top: float
+    probes: int
+    tokens: int
+
+    def require(self, tolerance: Tolerance, what: str) -> None:
+        """Raises IntegrityError where a difference is above `tolerance`, or is not a number."""
+        within = self.max_abs_logit <= tolerance.max_abs_logit and self.mean_kl <= tolerance.mean_kl
+        if not within:  # also for NaN, which no comparison accepts
+            raise IntegrityError(
+                f"{what}: expected the logits of the stack within {tolerance.max_abs_logit:g} and a mean KL of at most "
+                f"{tolerance.mean_kl:g}, found {self.max_abs_logit:.3g} and {self.mean_kl:.3g} over {self.tokens} "
+                "tokens. Nothing was exported: check that base and adapters are those of this stack, and that the "
+                "reference is served in the stack's dtype."
+            )
+
+
+def logits_of(model: Any) -> Logits:
+    """A model's logits as a function; a function is returned as it is."""
+    if not isinstance(model, torch.nn.Module):
+        return model  # type: ignore[no-any-return]
+
+    def run(ids_1T: torch.Tensor) -> torch.Tensor:
+        device = next(model.parameters()).device
+        with torch.inference_mode():
+            output = model(input_ids=ids_1T.to(device), attention_mask=torch.ones_like(ids_1T).to(device))
+        return output.logits
+
+    return run
+
+
+def probe_ids(tokenizer: Any, probes: Sequence[Conversation]) -> list[torch.Tensor]:
+    """Each probe as token ids (1 x T) through the chat template, with the opening of the reply.
+
+    Raises:
+        InputError: no probes: what was not measured is never a pass.
+    """
+    if not probes:
+        raise InputError("expected at least one probe prompt to compare logits on, found none. Leave `probes` out.")
+    ids = []
+    for probe in probes:
+        encoded = tokenizer.apply_chat_template(
+            as_dicts(probe), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        ids.append(encoded["input_ids"])
+    return ids
+
+
+def compare_logits(reference: Any, candidate: Any, probes_1T: Sequence[torch.Tensor]) -> LogitCheck:
+    """Compare two models (or `Logits` functions) on token ids; sums in float64, one prompt in memory at a time.
+
+    Raises:
+        IntegrityError: the two have logits of different shapes.
+    """
+    expected, found = logits_of(reference), logits_of(candidate)
+    largest, kl, same, tokens = 0.0, 0.0, 0, 0
+    for ids_1T in probes_1T:
+        p_TV, q_TV = (run(ids_1T)[0].detach().double().cpu() for run in (expected, found))
+        if p_TV.shape != q_TV.shape:
+            raise IntegrityError(
+                f"expected logits of shape {tuple(p_TV.shape)}, found {tuple(q_TV.shape)}: not the same model."
+            )
+        difference = float((p_TV - q_TV).abs().max())
+        largest = math.nan if math.isnan(difference) else max(largest, difference)
+        if math.isnan(largest):
+            return LogitCheck(math.nan, math.nan, 0.0, len(probes_1T), tokens)
+        p_log_TV, q_log_TV = p_TV.log_softmax(-1), q_TV.log_softmax(-1)
+        kl += float((p_log_TV.exp() * (p_log_TV - q_log_TV)).sum())
+        same += int((p_TV.argmax(-1) == q_TV.argmax(-1)).sum())
+        tokens += p_TV.shape[0]
+    return LogitCheck(largest, kl / tokens, same / tokens, len(probes_1T), tokens)

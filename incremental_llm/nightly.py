@@ -1,0 +1,121 @@
+"""One run for a scheduler: one at a time, a summary, and an exit code that says what happened.
+
+    code, summary = run_nightly(config, say=print, progress=progress)
+
+    0  promoted      10  nothing to train      20  rejected      30  rejected, its events quarantined
+    75 another run holds the workspace: try again later          anything else is an error and raises
+
+The one design fact: the lock belongs to the process, not to a file's existence, so a killed run never blocks the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from incremental_llm.artifacts import write_json
+from incremental_llm.errors import IncrementalError, NothingToTrainError
+
+if TYPE_CHECKING:
+    from incremental_llm.config import RunConfig
+    from incremental_llm.pipeline import RunOutcome
+
+Progress = Callable[[str, int, int, float | None], None]
+
+EXIT_CODES = {"promoted": 0, "rejected": 20, "quarantined": 30}
+"""What a run's decision is as an exit code."""
+
+LOADING = "loading torch and the trainers"
+"""What a run does first: seconds in which nothing else could be said."""
+
+
+class WorkspaceBusyError(IncrementalError):
+    """Another run holds the workspace; nothing was changed, and a later try may work (EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+
+def run_nightly(
+    config: RunConfig, say: Callable[[str], None], progress: Progress, train: Callable[..., Any] | None = None
+) -> tuple[int, str]:
+    """Run the increment that is due, if there is one and nobody else is at it.
+
+    `train` stands in for `train_increment`, such as one that other processes take part in.
+
+    Returns:
+        The exit code (see the top of this file) and a summary of a few lines.
+
+    Raises:
+        IncrementalError: the run failed; production is untouched and the next run continues.
+    """
+    from incremental_llm.workspace import Workspace
+
+    workspace = Workspace.open(config)
+    try:
+        with exclusive(config.workspace):
+            say(f"nightly run in {config.workspace}, base {config.base}")
+            progress(LOADING, 0, 0, None)
+            outcome = workspace.run(progress, train)
+    except WorkspaceBusyError as busy:
+        return busy.exit_code, str(busy)
+    except NothingToTrainError as nothing:
+        return nothing.exit_code, str(nothing)
+    finally:
+        workspace.close()
+    return EXIT_CODES[outcome.decision], "\n".join(summary(outcome))
+
+
+def summary(outcome: RunOutcome) -> tuple[str, ...]:
+    """What a run decided and why, a fact a line."""
+    verdict = {
+        "promoted": f"promoted: production is now version {outcome.version}",
+        "rejected": "rejected: production is unchanged; the batch is tried once more when new feedback has come",
+        "quarantined": "rejected and quarantined: production is unchanged; events refused twice are not used again",
+    }[outcome.decision]
+    return (
+        verdict,
+        *(f"  because {reason}" for reason in outcome.reasons),
+        f"  {outcome.replay}",
+        f"  {outcome.tokens} tokens trained, {outcome.seconds:.0f} s; all results in {outcome.folder}",
+    )
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a workspace for one run.
+
+    Raises:
+        WorkspaceBusyError: someone else holds it; the message says who, where and since when.
+    """
+    holder = folder / "run.holder.json"
+    try:
+        lock = FileLock(folder / "run.lock", timeout=0).acquire()
+    except Timeout:
+        raise WorkspaceBusyError(
+            f"{folder}: expected no other run, found {_described(holder)}. "
+            "Wait until it ends and run again; it is safe to repeat."
+        ) from None
+    with lock:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+
+
+def _described(holder: Path) -> str:
+    """Who holds the lock, as far as the file beside it tells: it is written just after the lock is taken."""
+    try:
+        found = json.loads(holder.read_text(encoding="utf-8"))
+        return f"process {found['pid']} on {found['host']}, running since {found['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "one that has just started or is about to end"

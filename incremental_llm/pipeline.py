@@ -1,0 +1,383 @@
+"""The loop, closed in one place: feedback in, a decision out.
+
+    head of the registry -> events since -> dataset -> mixture -> adapter -> reports -> decision -> one commit
+
+Stages are called with plain values; only this file reads the registry's head and commits. Every step leaves its result
+in the run's folder (named after what decides it: parent, events, recipe), so the same command continues a killed run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from incremental_llm.adapters.stack import Stack, adapter_paths
+from incremental_llm.artifacts import is_complete, staged_folder, verify_folder, write_json
+from incremental_llm.base_models import ResolvedBase
+from incremental_llm.chat import Conversation, canonical_json, json_digest
+from incremental_llm.config import RunConfig
+from incremental_llm.dataset import AcceptedCorrection, CompiledDataset, compile_dataset
+from incremental_llm.errors import NothingToTrainError
+from incremental_llm.evaluation import EvaluationReport, Item, Suite, suite_texts
+from incremental_llm.evaluation.measure import Measurement
+from incremental_llm.feedback import FeedbackStore, StoredEvent
+from incremental_llm.feedback.events import PolicyChange, event_to_dict, references
+from incremental_llm.gate import Decision, decide
+from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses, has_new_feedback
+from incremental_llm.replay import Mixture, ReplayBuffer, anchor_prompts, mix
+
+Progress = Callable[[str, int, int, float | None], None]
+
+KEPT = "corrections"
+"""The suite of every earlier accepted correction that still holds."""
+LEARNED = "new_corrections"
+"""The suite of this increment's own accepted corrections."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What the next increment starts from: production, the events since, and what is no longer true."""
+
+    head: Snapshot
+    events: tuple[StoredEvent, ...]
+    context: dict[str, StoredEvent]
+    changes: tuple[PolicyChange, ...]
+    buffer: ReplayBuffer
+    accepted: tuple[AcceptedCorrection, ...]
+    until: int
+
+    @property
+    def superseded(self) -> frozenset[str]:
+        """Ids that earlier policy changes named."""
+        return frozenset(name for change in self.changes for name in change.supersedes)
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a run decided: "promoted", "rejected" or "quarantined". `version` is None unless it was promoted."""
+
+    decision: str
+    version: int | None
+    attempt: str | None
+    checks: Decision
+    candidate: EvaluationReport
+    production: EvaluationReport
+    dataset: CompiledDataset
+    mixture: Mixture
+    training: Any
+    seconds: float
+    stage_seconds: dict[str, float]
+    folder: Path
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return self.checks.reasons
+
+    @property
+    def replay(self) -> str:
+        return self.mixture.sentence
+
+    @property
+    def tokens(self) -> int:
+        return int(self.training.tokens)
+
+
+def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig) -> Pending:
+    """Read production and every event since that is not quarantined.
+
+    Raises:
+        NothingToTrainError: no new feedback, or none since the last attempt on the same events was rejected.
+    """
+    head = registry.head()
+    quarantined = registry.quarantined()
+    until = store.head()
+    events = tuple(e for e in store.read(after=head.cursor, until=until) if e.seq not in quarantined)
+    if not events:
+        raise NothingToTrainError(
+            f"no new feedback since production v{head.version} (it has seen event {head.cursor} of {until}). "
+            "Import some: illm feedback import FILE."
+        )
+    if not has_new_feedback([event.seq for event in events], registry.attempts()):
+        raise NothingToTrainError(
+            f"the last attempt on these {len(events)} events was rejected, and no feedback has come since: "
+            "the result would be the same. Import new feedback, then run again."
+        )
+    own = {stored.event.id for stored in events}
+    missing = {name for stored in events for name in references(stored.event)} - own
+    earlier = store.read(after=0, until=head.cursor, types=("policy_change",))
+    accepted = registry.get_json(head.corrections) if head.corrections else []
+    return Pending(
+        head=head,
+        events=events,
+        context=store.get(sorted(missing)),
+        changes=tuple(e.event for e in earlier if isinstance(e.event, PolicyChange) and e.seq not in quarantined),
+        buffer=_buffer(registry, head, config),
+        accepted=tuple(AcceptedCorrection.model_validate(item) for item in accepted),
+        until=until,
+    )
+
+
+def compile_pending(todo: Pending, config: RunConfig, suites: Sequence[Suite]) -> CompiledDataset:
+    """What the pending events become; a pure function of its arguments."""
+    return compile_dataset(
+        todo.events,
+        config.compile,
+        context=todo.context,
+        superseded=todo.superseded,
+        accepted=_still_true(todo.accepted, todo.superseded),
+        suite_texts=suite_texts(suites),
+    )
+
+
+def run_increment(
+    *,
+    registry: Registry,
+    store: FeedbackStore,
+    config: RunConfig,
+    base: ResolvedBase,
+    suites: Sequence[Suite],
+    workspace: Path,
+    train: Callable[..., Any],
+    progress: Progress,
+) -> RunOutcome:
+    """One increment from pending feedback to a committed decision; called on the first process only.
+
+    `train` is `training.train_increment`, or a caller's wrapper around it that lets other processes take part.
+
+    Raises:
+        NothingToTrainError: nothing to train; nothing is recorded.
+        IncrementalError: any failure; production is untouched and the same call continues.
+    """
+    clock = _Clock()
+    for suite in suites:
+        registry.record_suite(suite.name, suite.version, suite.digest)
+    todo = read_pending(registry, store, config)
+    folder = workspace / "runs" / _run_name(todo, config)
+    progress("compiling feedback", 0, 1, None)
+    dataset = compile_pending(todo, config, suites)
+    if not dataset.examples:
+        raise NothingToTrainError(
+            f"{len(todo.events)} new events became no example: {_reasons(dataset)}. See `illm dataset show`."
+        )
+    _write_dataset(dataset, folder / "dataset")
+    gone = dataset.superseded | todo.superseded
+    buffer, _removed = todo.buffer.without(gone)
+    mixture = mix(dataset.examples, buffer, config.replay, config.training.seed)
+    write_json(folder / "mixture.json", mixture.model_dump(mode="json"))
+    progress(mixture.sentence, 1, 1, None)
+    clock.lap("compile")
+
+    kept = _still_true(todo.accepted, gone)
+    tests = tuple(_correction_suite(n, c) for n, c in ((KEPT, kept), (LEARNED, dataset.corrections)) if c)
+    quantization = config.training.quantization
+    measured = Measurement(workspace / "evaluations", base.folder, registry.objects, quantization, progress)
+    production = measured.report(todo.head.stack, (*suites, *tests), f"production v{todo.head.version}")
+    clock.lap("measure production")
+    anchors = _anchors(measured, todo.head, config)
+    measured.release()
+    training = train(
+        base_folder=base.folder,
+        adapter_folders=adapter_paths(todo.head.stack, registry.objects),
+        examples=tuple(row.example for row in mixture.rows),
+        anchors=anchors,
+        settings=config.training,
+        out=folder / "training",
+        progress=progress,
+    )
+    clock.lap("train")
+    adapter = registry.put_object(training.adapter)
+    stack = todo.head.stack.plus(adapter)
+    candidate = measured.report(stack, (*suites, *tests), "the candidate")
+    clock.lap("measure candidate")
+    changes = {c.id for c in todo.changes} | {e.event.id for e in todo.events if isinstance(e.event, PolicyChange)}
+    decision = decide(
+        candidate=candidate,
+        production=production,
+        candidate_stack=stack.digest,
+        production_stack=todo.head.stack.digest,
+        policy=config.gate,
+        new_suites=config.suites.new,
+        old_suites=config.suites.old,
+        corrections=(KEPT,) if kept else (),
+        own_corrections=LEARNED if dataset.corrections else None,
+        superseded_suites=tuple(s.name for s in suites if changes & set(s.superseded_by)),
+        unguarded_suites=config.suites.watch,
+    )
+    write_json(folder / "decision.json", decision.model_dump(mode="json"))
+    verdict, version, attempt = _commit(
+        registry, todo, config, dataset, mixture, kept, buffer, folder, stack, candidate, decision
+    )
+    clock.lap("commit")
+    return RunOutcome(
+        decision=verdict,
+        version=version,
+        attempt=attempt,
+        checks=decision,
+        candidate=candidate,
+        production=production,
+        dataset=dataset,
+        mixture=mixture,
+        training=training,
+        seconds=clock.total,
+        stage_seconds=clock.laps,
+        folder=folder,
+    )
+
+
+def _commit(
+    registry: Registry,
+    todo: Pending,
+    config: RunConfig,
+    dataset: CompiledDataset,
+    mixture: Mixture,
+    kept: Sequence[AcceptedCorrection],
+    buffer: ReplayBuffer,
+    folder: Path,
+    stack: Stack,
+    candidate: EvaluationReport,
+    decision: Decision,
+) -> tuple[str, int | None, str | None]:
+    """Publish the objects, then one transaction: a new version, or a recorded attempt."""
+    digests: dict[str, Any] = {
+        "dataset": registry.put_object(folder / "dataset"),
+        "report": registry.put_json(candidate.model_dump(mode="json")),
+        "decision": registry.put_json(decision.model_dump(mode="json")),
+        "recipe": registry.put_json(config.recipe),
+    }
+    uses = _uses(todo, dataset, mixture)
+    seqs = [stored.seq for stored in todo.events]
+    if not decision.passed:
+        attempt = registry.record_attempt(
+            parent=todo.head.version,
+            seqs=seqs,
+            reason="; ".join(decision.reasons),
+            seed=config.training.seed,
+            stack_digest=stack.digest,
+            adapter=stack.adapters[-1],
+            uses=uses,
+            **digests,
+        )
+        spent = not registry.quarantined().isdisjoint(seqs)
+        return ("quarantined" if spent else "rejected"), None, attempt.id
+    increment = todo.head.version + 1
+    with staged_folder(folder / "replay") as staged:
+        buffer.updated(dataset.examples, increment, config.training.seed).write(staged / "buffer.json")
+    snapshot = registry.commit_increment(
+        parent=todo.head.version,
+        stack=stack,
+        cursor=todo.until,
+        attempt=attempt_key(seqs, digests["recipe"], todo.head.version, config.training.seed),
+        replay=registry.put_object(folder / "replay"),
+        corrections=registry.put_json([c.model_dump(mode="json") for c in (*kept, *dataset.corrections)]),
+        note=f"{len(dataset.examples)} examples from {len(todo.events)} events",
+        uses=uses,
+        **digests,
+    )
+    return "promoted", snapshot.version, None
+
+
+def _uses(todo: Pending, dataset: CompiledDataset, mixture: Mixture) -> tuple[EventUse, ...]:
+    """What became of each event of the batch, and which old events were trained again through replay."""
+    own = {stored.event.id for stored in todo.events}
+    replayed: dict[str, set[str]] = {}
+    for row in mixture.rows:
+        if row.origin == "replay":
+            for source in set(row.example.sources) - own:
+                replayed.setdefault(source, set()).update(row.example.users)
+    return event_uses(
+        dataset.account,
+        {stored.event.id: stored.seq for stored in todo.events},
+        {stored.event.id: _users(event_to_dict(stored.event)) for stored in todo.events},
+        replayed={event: tuple(sorted(users)) for event, users in sorted(replayed.items())},
+    )
+
+
+def _users(event: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(event[key]) for key in ("user", "reviewer") if event.get(key))
+
+
+def _still_true(accepted: Sequence[AcceptedCorrection], gone: frozenset[str]) -> tuple[AcceptedCorrection, ...]:
+    return tuple(c for c in accepted if not {c.event_id, c.interaction_id} & gone)
+
+
+def _correction_suite(name: str, corrections: Sequence[AcceptedCorrection]) -> Suite:
+    """Accepted corrections as items: the model must hold the correction more likely than the reply it corrected."""
+    return Suite(
+        name=name,
+        version=1,
+        scorer="preference",
+        description="accepted corrections, each against the reply that it corrected",
+        source="feedback",
+        licence="as the feedback",
+        items=tuple(Item(id=c.event_id, messages=c.prompt, chosen=c.content, rejected=c.rejected) for c in corrections),
+    )
+
+
+def _anchors(measured: Measurement, head: Snapshot, config: RunConfig) -> list[tuple[Conversation, str]]:
+    """Everyday prompts with production's own answers, kept beside its evaluations."""
+    settings = config.training.anchor
+    if settings.weight == 0:
+        return []
+    prompts = anchor_prompts(Path(settings.prompts) if settings.prompts else None)
+    key = json_digest(
+        [head.stack.digest, [canonical_json([m.model_dump() for m in p]) for p in prompts], settings.max_new_tokens]
+    )
+    kept = measured.folder / head.stack.digest[:16] / f"anchors-{key[:16]}"
+    if not is_complete(kept):
+        answers = measured.answers(head.stack, prompts, settings.max_new_tokens, f"production v{head.version}")
+        with staged_folder(kept) as folder:
+            write_json(folder / "answers.json", answers)
+    verify_folder(kept)
+    return list(zip(prompts, _read_json(kept / "answers.json"), strict=True))
+
+
+def _read_json(path: Path) -> Any:
+    import json
+
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _buffer(registry: Registry, head: Snapshot, config: RunConfig) -> ReplayBuffer:
+    if head.replay is None:
+        return ReplayBuffer(capacity=config.replay.capacity)
+    buffer = ReplayBuffer.read(registry.object_path(head.replay) / "buffer.json")
+    return buffer.with_capacity(config.replay.capacity, config.training.seed)
+
+
+def _write_dataset(dataset: CompiledDataset, target: Path) -> None:
+    if not is_complete(target):
+        with staged_folder(target) as folder:
+            dataset.write(folder)
+
+
+def _reasons(dataset: CompiledDataset) -> str:
+    counts: dict[str, int] = {}
+    for outcome in dataset.account.values():
+        counts[outcome] = counts.get(outcome, 0) + 1
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "no events"
+
+
+def _run_name(todo: Pending, config: RunConfig) -> str:
+    """Equal for equal parent, events and recipe: what a killed run left is found again, another run's is not."""
+    identity = json_digest([todo.head.hash, [stored.seq for stored in todo.events], config.digest])
+    return f"v{todo.head.version + 1}-{identity[:12]}"
+
+
+class _Clock:
+    """Seconds of each stage, in order."""
+
+    def __init__(self) -> None:
+        self.started = self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        now = time.monotonic()
+        self.laps[stage] = now - self._last
+        self._last = now
+
+    @property
+    def total(self) -> float:
+        return self._last - self.started

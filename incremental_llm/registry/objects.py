@@ -1,0 +1,159 @@
+"""Immutable objects by content: folders at `<digest>/`, JSON values at `<digest>.json`. No database.
+
+A folder's digest is the one of its manifest; a JSON value's digest is its `json_digest`, which is also what `sha256sum`
+says of the file. An object is flushed to the disk and verified before anything can refer to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from incremental_llm.artifacts import (
+    MANIFEST,
+    file_digest,
+    folder_digest,
+    is_complete,
+    staged_folder,
+    verify_folder,
+    write_atomic,
+)
+from incremental_llm.chat import canonical_json, json_digest
+from incremental_llm.errors import InputError, IntegrityError
+
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+"""File names that hold pickles: running code when loaded. By name, as a safetensors header can begin like a pickle."""
+
+Failpoint = Callable[[str], None]
+"""Called with the name of each step that changes something durable; tests raise or exit in it."""
+
+
+def no_failpoint(name: str) -> None:
+    """The failpoint of real life."""
+
+
+class ObjectStore:
+    """A folder of objects; putting the same content twice stores it once."""
+
+    def __init__(self, root: Path, failpoint: Failpoint = no_failpoint) -> None:
+        self.root = root
+        self._failpoint = failpoint
+
+    def put_folder(self, folder: Path) -> str:
+        """Copy a folder into the store and return its digest.
+
+        Raises:
+            InputError: not a folder, an empty one, a pickle or a link in it.
+            IntegrityError: the folder differs from its own manifest, changed while it was copied, or is damaged in the
+                store.
+        """
+        files = _plain_files(folder)
+        digest = verify_folder(folder) if is_complete(folder) else folder_digest(folder)
+        target = self.root / digest
+        if digest in self:
+            self.verify(digest)
+            return digest
+        with staged_folder(target) as staged:
+            for file in files:
+                copy = staged / file.relative_to(folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+            self._failpoint("object staged")
+            if folder_digest(staged) != digest:
+                raise IntegrityError(
+                    f"{folder}: expected a copy with digest {digest[:12]}, found another. "
+                    "It changed while it was copied: finish writing it, then put it again."
+                )
+        self._failpoint("object published")
+        return digest
+
+    def put_json(self, value: Any) -> str:
+        """Store a JSON value and return its `json_digest`; NaN raises ValueError."""
+        digest = json_digest(value)
+        if digest in self:
+            self.verify(digest)
+            return digest
+        self._failpoint("object staged")
+        write_atomic(self._file(digest), canonical_json(value).encode("utf-8", "surrogatepass"))
+        self._failpoint("object published")
+        return digest
+
+    def get_json(self, digest: str) -> Any:
+        """A stored JSON value, checked against its digest.
+
+        Raises:
+            IntegrityError: it is absent or damaged.
+        """
+        self.verify(digest)
+        if not self._file(digest).is_file():
+            raise IntegrityError(f"object {digest[:12]}: expected a JSON value, found a folder: use its path")
+        return json.loads(self._file(digest).read_bytes().decode("utf-8", "surrogatepass"))
+
+    def path(self, digest: str) -> Path:
+        """Where an object lies; its contents are not read (`verify` does).
+
+        Raises:
+            IntegrityError: it is absent.
+        """
+        _check_digest(digest)
+        if is_complete(self.root / digest):
+            return self.root / digest
+        if self._file(digest).is_file():
+            return self._file(digest)
+        raise IntegrityError(
+            f"object {digest}: expected it in {self.root}, found none. Copy it back from another copy of the registry."
+        )
+
+    def verify(self, digest: str) -> None:
+        """Read an object and compare it with its digest.
+
+        Raises:
+            IntegrityError: absent, damaged, or another object under this name.
+        """
+        path = self.path(digest)
+        found = verify_folder(path) if path.is_dir() else file_digest(path)
+        if found != digest:
+            raise IntegrityError(
+                f"{path}: expected digest {digest[:12]}, found {found[:12]}. "
+                "It was changed or damaged after it was written: restore it from a copy."
+            )
+
+    def __contains__(self, digest: str) -> bool:
+        with contextlib.suppress(IntegrityError):
+            return self.path(digest).exists()
+        return False
+
+    def _file(self, digest: str) -> Path:
+        return self.root / f"{digest}.json"
+
+
+def _plain_files(folder: Path) -> list[Path]:
+    """The files to copy, without the top manifest; refuses what must never be published."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder to store, found none")
+    entries = sorted(folder.rglob("*"))
+    pickles = [path.name for path in entries if path.suffix.lower() in PICKLE_SUFFIXES]
+    if pickles:
+        raise InputError(
+            f"{folder}: expected no pickles, found {', '.join(pickles)}. "
+            "Loading one runs code: save weights as .safetensors, and leave optimizer states out."
+        )
+    odd = [path.name for path in entries if path.is_symlink() or not (path.is_file() or path.is_dir())]
+    if odd:
+        raise InputError(
+            f"{folder}: expected plain files, found links or devices: {', '.join(odd)}. Copy their content."
+        )
+    files = [path for path in entries if path.is_file() and path != folder / MANIFEST]
+    if not files:
+        raise InputError(f"{folder}: expected files to store, found an empty folder")
+    return files
+
+
+def _check_digest(digest: str) -> None:
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise IntegrityError(f"expected an object digest of 64 hex digits, found {digest!r}")

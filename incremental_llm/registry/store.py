@@ -1,0 +1,449 @@
+"""The registry: snapshots, refs, attempts and quarantine in one database, objects in one folder."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import URL, Connection, select
+
+from incremental_llm.adapters.stack import BaseRef, Stack
+from incremental_llm.artifacts import flush
+from incremental_llm.errors import BaseModelError, InputError, IntegrityError, PreconditionFailed
+from incremental_llm.registry import lineage, schema
+from incremental_llm.registry.attempts import Attempt, Quarantined, attempt_key, to_quarantine
+from incremental_llm.registry.objects import Failpoint, ObjectStore, no_failpoint
+from incremental_llm.registry.queries import (
+    RefMove,
+    all_snapshots,
+    read_attempts,
+    read_committed,
+    read_last_attempt,
+    read_moves,
+    read_quarantine,
+    read_refs,
+    read_snapshot,
+    resolve,
+)
+from incremental_llm.registry.snapshot import Snapshot
+from incremental_llm.registry.transaction import Transaction, transaction
+from incremental_llm.registry.updates import (
+    GATED_REFS,
+    AddSnapshot,
+    EventUse,
+    MoveRef,
+    QuarantineEvents,
+    RecordAttempt,
+    RecordSuite,
+    RecordUses,
+    RefIs,
+    describe_base,
+    same_base,
+)
+from incremental_llm.registry.verify import Problems, verify
+
+PRODUCTION = "production"
+
+
+class Registry:
+    """Use `create` once and `open` afterwards; both are context managers.
+
+    Args:
+        root: folder of the registry; objects lie in `root/objects`.
+        url: database; None is SQLite at `root/registry.db`.
+        failpoint: called with the name of each durable step, for tests of what a failure there leaves.
+    """
+
+    def __init__(self, root: Path, url: str | None = None, *, failpoint: Failpoint = no_failpoint) -> None:
+        self.root = root
+        self._failpoint = failpoint
+        self._objects = ObjectStore(root / "objects", failpoint)
+        self._engine = schema.engine_for(url or URL.create("sqlite", database=str(root / "registry.db")))
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        stack: Stack,
+        *,
+        url: str | None = None,
+        cursor: int = 0,
+        note: str = "",
+        failpoint: Failpoint = no_failpoint,
+    ) -> Registry:
+        """A new registry: version 0 is the base itself, and `production` points to it.
+
+        Raises:
+            InputError: there is a registry already, or the stack has adapters.
+        """
+        if stack.adapters:
+            raise InputError(f"{root}: expected a base without adapters for version 0, found {len(stack.adapters)}")
+        (root / "objects").mkdir(parents=True, exist_ok=True)
+        registry = cls(root, url, failpoint=failpoint)
+
+        def begin(connection: Connection) -> None:
+            if schema.exists(connection):
+                raise InputError(f"{root}: expected no registry, found one: open it, or choose another folder")
+            schema.create(connection)
+
+        with transaction(registry._engine, registry._objects, failpoint, begin) as tx:
+            first = Snapshot.sealed(version=0, kind="init", time=tx.time, stack=stack, cursor=cursor, note=note)
+            tx.add(AddSnapshot(snapshot=first), MoveRef(name=PRODUCTION, version=0, reason="created"))
+        flush(root)
+        return registry
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        *,
+        url: str | None = None,
+        base: BaseRef | None = None,
+        failpoint: Failpoint = no_failpoint,
+    ) -> Registry:
+        """The registry at `root`; with `base`, only if it was made for that base.
+
+        Raises:
+            InputError: there is no registry.
+            BaseModelError: weights or chat template differ from the registry's.
+        """
+        if url is None and not (root / "registry.db").is_file():
+            raise InputError(f"{root}: expected a registry, found none: make one with `illm init` or Registry.create")
+        registry = cls(root, url, failpoint=failpoint)
+        with registry._read() as connection:
+            first = read_snapshot(connection, 0) if schema.exists(connection) else None
+        if first is None:
+            raise InputError(f"{root}: expected a registry, found an empty database: make one with `illm init`")
+        held = first.stack.base
+        if base is not None and not same_base(held, base):
+            raise BaseModelError(
+                f"{root}: expected {describe_base(held)} as when the registry was made, found {describe_base(base)}. "
+                "Adapters fit one base only: use that base again, or make a new registry for this one."
+            )
+        return registry
+
+    # objects
+
+    @property
+    def objects(self) -> Path:
+        """The object folder, for `adapters.stack.adapter_paths`."""
+        return self._objects.root
+
+    def put_object(self, folder: Path) -> str:
+        """Copy a folder into the store, whole and verified; see `ObjectStore.put_folder`."""
+        return self._objects.put_folder(folder)
+
+    def put_json(self, value: Any) -> str:
+        """Store a JSON value under its `json_digest`."""
+        return self._objects.put_json(value)
+
+    def get_json(self, digest: str) -> Any:
+        """A stored JSON value; IntegrityError when absent or damaged."""
+        return self._objects.get_json(digest)
+
+    def object_path(self, digest: str, *, verified: bool = False) -> Path:
+        """Where an object lies; `verified` reads it and compares its digest. IntegrityError when absent or damaged."""
+        if verified:
+            self._objects.verify(digest)
+        return self._objects.path(digest)
+
+    # reading
+
+    def head(self, ref: str = PRODUCTION) -> Snapshot:
+        """The snapshot that a ref points to."""
+        return self.get(ref)
+
+    def get(self, ref: int | str) -> Snapshot:
+        """A snapshot by version (3, "3", "v3") or ref name.
+
+        Raises:
+            UnknownRefError: no such version or ref; the message has the nearest name.
+        """
+        with self._read() as connection:
+            return resolve(connection, ref)
+
+    def list(self) -> tuple[Snapshot, ...]:
+        """All snapshots, version 0 first."""
+        with self._read() as connection:
+            return all_snapshots(connection)
+
+    def refs(self) -> dict[str, int]:
+        """Ref name -> version."""
+        with self._read() as connection:
+            return read_refs(connection)
+
+    def history(self, ref: str = PRODUCTION) -> tuple[RefMove, ...]:
+        """Every move of a ref, oldest first."""
+        with self._read() as connection:
+            return read_moves(connection, ref)
+
+    def committed(self, attempt: str) -> Snapshot | None:
+        """The version that an attempt made: the way to find out after CommitStateUnknown."""
+        with self._read() as connection:
+            return read_committed(connection, attempt)
+
+    # committing
+
+    def commit_increment(
+        self,
+        *,
+        parent: int,
+        stack: Stack,
+        cursor: int,
+        decision: str | None,
+        replay: str | None = None,
+        corrections: str | None = None,
+        dataset: str | None = None,
+        report: str | None = None,
+        recipe: str | None = None,
+        attempt: str | None = None,
+        note: str = "",
+        uses: Iterable[EventUse] = (),
+        ref: str = PRODUCTION,
+    ) -> Snapshot:
+        """Promote a candidate: one transaction adds the next version and moves `ref` from `parent` to it.
+
+        Raises:
+            PreconditionFailed: `production` is no longer `parent`, the decision is missing, did not pass or is for
+                another stack, an object is missing, or the attempt was committed before. Nothing was changed.
+            CommitError: another failure before the commit; nothing was changed.
+            CommitStateUnknown: the commit itself failed: ask `committed(attempt)`.
+        """
+        with self._write() as tx:
+            _check_ref(ref)
+            _check_extends(resolve(tx.connection, parent), stack, cursor)
+            tx.require(RefIs(name=PRODUCTION, version=parent))
+            snapshot = Snapshot.after(
+                _last(tx),
+                parent=parent,
+                kind="increment",
+                time=tx.time,
+                stack=stack,
+                replay=replay,
+                corrections=corrections,
+                cursor=cursor,
+                dataset=dataset,
+                report=report,
+                decision=decision,
+                recipe=recipe,
+                attempt=attempt,
+                note=note,
+            )
+            seen = RecordUses(version=snapshot.version, adapter=stack.adapters[-1], uses=tuple(uses))
+            tx.add(AddSnapshot(snapshot=snapshot), seen, MoveRef(name=ref, version=snapshot.version, reason=note))
+        return snapshot
+
+    def promote(
+        self, version: int | str, *, ref: str = PRODUCTION, expected: int | None = None, reason: str = ""
+    ) -> Snapshot:
+        """Move a ref to a version that carries a passing decision for its stack, or to the base.
+
+        To undo an increment use `rollback`, which also keeps its events from being trained again.
+
+        Args:
+            expected: refuse unless the ref is at this version now.
+        """
+        with self._write() as tx:
+            _check_ref(ref)
+            snapshot = resolve(tx.connection, version)
+            if expected is not None:
+                tx.require(RefIs(name=ref, version=expected))
+            tx.add(MoveRef(name=ref, version=snapshot.version, reason=reason or f"promote {snapshot.version}"))
+        return snapshot
+
+    def rollback(self, to: int | str, reason: str, *, expected: int | None = None) -> Snapshot:
+        """A new version with stack, replay buffer, corrections and cursor of `to`; `production` moves to it.
+
+        In the same transaction the events that the undone increments consumed are quarantined. With `expected`, it is
+        refused unless production is at that version now.
+
+        Raises:
+            InputError: production is at that state already.
+            PreconditionFailed: the target has no passing decision.
+        """
+        with self._write() as tx:
+            if expected is not None:
+                tx.require(RefIs(name=PRODUCTION, version=expected))
+            head, target = resolve(tx.connection, PRODUCTION), resolve(tx.connection, to)
+            if target.version in (head.version, head.restores):
+                raise InputError(f"rollback to {target.version}: production ({head.version}) is that state already")
+            snapshot = Snapshot.after(
+                _last(tx),
+                parent=head.version,
+                kind="rollback",
+                time=tx.time,
+                restores=target.version,
+                note=reason,
+                **{name: getattr(target, name) for name in ("stack", "replay", "corrections", "cursor")},
+                **{name: getattr(target, name) for name in ("report", "decision")},
+            )
+            snapshots = all_snapshots(tx.connection)
+            tx.add(AddSnapshot(snapshot=snapshot), MoveRef(name=PRODUCTION, version=snapshot.version, reason=reason))
+            for increment, seqs in lineage.given_back(snapshots, head.version, target.version).items():
+                why = f"increment {increment} was rolled back: {reason}"
+                tx.add(QuarantineEvents(seqs=seqs, reason=why, version=snapshot.version))
+        return snapshot
+
+    # rejected attempts
+
+    def record_attempt(
+        self,
+        *,
+        parent: int,
+        seqs: Iterable[int],
+        reason: str,
+        recipe: str | None = None,
+        seed: int = 0,
+        stack_digest: str | None = None,
+        decision: str | None = None,
+        report: str | None = None,
+        dataset: str | None = None,
+        adapter: str | None = None,
+        uses: Iterable[EventUse] = (),
+    ) -> Attempt:
+        """Keep a refused candidate, without a version; events refused for the second time are quarantined with it.
+
+        The same batch, recipe, parent and seed are one attempt: recording it again returns the first record.
+
+        Raises:
+            PreconditionFailed: the decision passed, or this attempt was committed.
+        """
+        batch = tuple(sorted(set(seqs)))
+        if not batch:
+            raise InputError("attempt: expected the seqs of its batch, found none")
+        key = attempt_key(batch, recipe, parent, seed)
+        with self._write() as tx:
+            earlier = read_attempts(tx.connection, batch[0], batch[-1])
+            attempt = next((known for known in earlier if known.id == key), None)
+            if attempt is None:
+                attempt = Attempt(
+                    id=key,
+                    time=tx.time,
+                    parent=resolve(tx.connection, parent).version,
+                    seqs=batch,
+                    recipe=recipe,
+                    seed=seed,
+                    reason=reason,
+                    stack_digest=stack_digest,
+                    decision=decision,
+                    report=report,
+                    dataset=dataset,
+                    adapter=adapter,
+                )
+                tx.add(RecordAttempt(attempt=attempt), RecordUses(attempt=key, adapter=adapter, uses=tuple(uses)))
+                spent = tuple(seq for seq, last in to_quarantine((*earlier, attempt)).items() if last == key)
+                if spent:
+                    why = f"part of two rejected attempts, the last one: {reason}"
+                    tx.add(QuarantineEvents(seqs=spent, reason=why, attempt=key))
+        return attempt
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Rejected attempts, oldest first."""
+        with self._read() as connection:
+            return read_attempts(connection)
+
+    def last_attempt(self) -> Attempt | None:
+        """The newest rejected attempt, if any."""
+        with self._read() as connection:
+            return read_last_attempt(connection)
+
+    def tried(self, seq: int) -> int:
+        """How many rejected attempts an event was part of."""
+        with self._read() as connection:
+            return sum(seq in attempt.seqs for attempt in read_attempts(connection, seq, seq))
+
+    def quarantined(self) -> frozenset[int]:
+        """Seqs that no batch may hold."""
+        with self._read() as connection:
+            return frozenset(connection.scalars(select(schema.quarantine.c.seq)))
+
+    def quarantine(self) -> tuple[Quarantined, ...]:
+        """The same with reasons, by seq."""
+        with self._read() as connection:
+            return read_quarantine(connection)
+
+    # suites and lineage
+
+    def record_suite(self, name: str, version: int, digest: str) -> None:
+        """Pin a suite's content at first sight.
+
+        Raises:
+            SuiteError: the same name and version had other content before.
+        """
+        with self._write() as tx:
+            tx.add(RecordSuite(name=name, version=version, digest=digest))
+
+    def suites(self) -> dict[tuple[str, int], str]:
+        """(name, version) -> digest of every suite seen."""
+        with self._read() as connection:
+            return {(row.name, row.version): row.digest for row in connection.execute(select(schema.suites))}
+
+    def adapters_that_saw(self, user: str) -> tuple[lineage.AdapterSighting, ...]:
+        """Adapters trained on this user's feedback, with the version or rejected attempt that made each."""
+        with self._read() as connection:
+            return lineage.adapters_that_saw(connection, user)
+
+    def sightings(self, event: str) -> tuple[lineage.Sighting, ...]:
+        """Increments and rejected attempts that had this event, and what became of it in each."""
+        with self._read() as connection:
+            return lineage.sightings_of_event(connection, event)
+
+    def events_of(self, version: int | str) -> tuple[lineage.Sighting, ...]:
+        """Events that the increment of this version had; a rollback has none of its own."""
+        with self._read() as connection:
+            return lineage.sightings_in_version(connection, resolve(connection, version).version)
+
+    # health
+
+    def verify(self) -> Problems:
+        """Every broken promise, in words; empty when all is well. Reads every object."""
+        with self._read() as connection:
+            return verify(connection, self._objects)
+
+    def close(self) -> None:
+        """Give back the database connections."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self) -> AbstractContextManager[Connection]:
+        return schema.reading(self._engine)
+
+    def _write(self) -> AbstractContextManager[Transaction]:
+        return transaction(self._engine, self._objects, self._failpoint)
+
+
+def _last(tx: Transaction) -> Snapshot:
+    if tx.last is None:
+        raise IntegrityError("expected version 0 in the registry, found no version: restore the database from a copy")
+    return tx.last
+
+
+def _check_ref(ref: str) -> None:
+    if ref not in GATED_REFS:
+        near = difflib.get_close_matches(ref, GATED_REFS, n=1, cutoff=0.0)[0]
+        raise InputError(f"ref {ref!r}: expected one of {', '.join(GATED_REFS)}, did you mean {near!r}?")
+
+
+def _check_extends(parent: Snapshot, stack: Stack, cursor: int) -> None:
+    """An increment is its parent's stack with one adapter on top, and never gives events back."""
+    if stack.adapters[:-1] != parent.stack.adapters or not stack.adapters:
+        raise PreconditionFailed(
+            f"expected the {len(parent.stack.adapters)} adapters of version {parent.version} and one new on top, "
+            f"found a stack of {len(stack.adapters)} that does not extend it. Nothing was changed."
+        )
+    if cursor < parent.cursor:
+        raise PreconditionFailed(
+            f"expected a cursor of at least {parent.cursor} as in version {parent.version}, found {cursor}. "
+            "Nothing was changed."
+        )

@@ -1,0 +1,119 @@
+"""Examples become token rows, and rows become the fixed order in which a phase sees them.
+
+Shapes: B rows of a batch, T tokens of the longest row.
+
+The order of every epoch is laid out before the first step, so a run is the same on one process and on two, and a
+resumed run continues where it stopped. Rows of similar length share a batch (less padding), batches are shuffled.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids
+from incremental_llm.dataset.examples import Example, PairExample, SftExample, UnpairedExample
+
+_LENGTH_WINDOW = 8  # batches sorted by length together: padding shrinks, the order stays close to random
+
+
+@dataclass(frozen=True)
+class Row:
+    """Prompt and completion tokens; the completion ends with the end-of-turn token and alone is scored."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True)
+class TokenExample:
+    """A tokenised example: `rows` holds (completion,) or (chosen, rejected)."""
+
+    rows: tuple[Row, ...]
+    weight: float
+    desirable: bool = True
+
+    @property
+    def length(self) -> int:
+        return max(row.length for row in self.rows)
+
+
+def tokenize(tokenizer: Any, example: Example) -> TokenExample:
+    """The example as rows of token ids, by the tokenizer's own chat template."""
+    prompt = tuple(prompt_ids(tokenizer, example.prompt))
+
+    def row(text: str) -> Row:
+        return Row(prompt, tuple(completion_ids(tokenizer, example.prompt, text)))
+
+    if isinstance(example, PairExample):
+        return TokenExample((row(example.chosen), row(example.rejected)), example.weight)
+    if isinstance(example, UnpairedExample):
+        return TokenExample((row(example.completion),), example.weight, example.desirable)
+    assert isinstance(example, SftExample)
+    return TokenExample((row(example.completion),), example.weight)
+
+
+def training_order(lengths: Sequence[int], *, epochs: float, batch_size: int, seed: int) -> list[list[int]]:
+    """Indices of every batch of a phase: epochs one after another, all batches full.
+
+    The last batch of the phase is filled from one more shuffled epoch, so each index appears `epochs` times, up to one
+    extra. Fewer rows than `batch_size` repeat within a batch.
+    """
+    count = len(lengths)
+    total = max(batch_size, -(-round(count * epochs) // batch_size) * batch_size)
+    rng = random.Random(seed)
+    stream: list[int] = []
+    while len(stream) < total:
+        stream.extend(rng.sample(range(count), count))
+    stream = stream[:total]
+    batches: list[list[int]] = []
+    window = batch_size * _LENGTH_WINDOW
+    for start in range(0, total, window):
+        part = sorted(stream[start : start + window], key=lambda index: lengths[index])
+        cut = [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        rng.shuffle(cut)
+        batches.extend(cut)
+    for batch in batches:  # processes take consecutive slices: sorted rows would give one of them all the long ones
+        rng.shuffle(batch)
+    return batches
+
+
+def pad_rows(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids_BT and the mask_BT of the positions whose NEXT token is a completion token.
+
+    Padding stands after every real token, so causal attention alone keeps it out: no attention mask is needed, and the
+    id used for padding (often the end-of-turn token itself) does not matter.
+    """
+    longest = max(row.length for row in rows)
+    ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
+    scored_BT = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        ids_BT[index, : row.length] = torch.tensor(row.prompt + row.completion)
+        scored_BT[index, len(row.prompt) - 1 : row.length - 1] = True
+    return ids_BT, scored_BT
+
+
+def stack_rows(above_BT: torch.Tensor, below_BT: torch.Tensor) -> torch.Tensor:
+    """Two batches as one, padded on the right to the longer rows."""
+    longest = max(above_BT.shape[1], below_BT.shape[1])
+    padded = [torch.nn.functional.pad(part_BT, (0, longest - part_BT.shape[1])) for part_BT in (above_BT, below_BT)]
+    return torch.cat(padded)
+
+
+def length_sorted_chunks(rows: Sequence[Row], tokens: int = 2048) -> list[list[int]]:
+    """Indices of `rows` in chunks of similar length that hold at most about `tokens` padded tokens."""
+    chunks: list[list[int]] = []
+    for index in sorted(range(len(rows)), key=lambda i: rows[i].length):
+        if chunks and (len(chunks[-1]) + 1) * rows[index].length <= tokens:
+            chunks[-1].append(index)
+        else:
+            chunks.append([index])
+    return chunks

@@ -1,0 +1,293 @@
+"""One increment: a fresh LoRA adapter on the folded stack, trained phase by phase.
+
+    previous policy  ->  reference log-probs, anchor states  ->  phase, phase, ...  ->  adapter folder
+
+The function reads from top to bottom. Every phase leaves a complete folder behind, so the same call with the same
+arguments continues after the last complete phase, or inside a phase from its last complete checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft.helpers import disable_input_dtype_casting
+from safetensors.torch import load_file
+from transformers import set_seed
+
+from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids
+from incremental_llm.adapters.load import load_stack, load_tokenizer
+from incremental_llm.artifacts import is_complete, staged_folder, verify_folder, write_json
+from incremental_llm.chat import Conversation, json_digest
+from incremental_llm.dataset.examples import Example
+from incremental_llm.errors import IntegrityError, NothingToTrainError, TrainingError
+from incremental_llm.training import invariants
+from incremental_llm.training.anchor import Anchor
+from incremental_llm.training.batching import Row, TokenExample, tokenize
+from incremental_llm.training.distributed import agreed
+from incremental_llm.training.phase import PhaseReport, plan_phase, run_phase
+from incremental_llm.training.scoring import attach_labelled_head
+from incremental_llm.training.settings import TrainingSettings
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int, float | None], None]
+"""Called with (what is being done, done, total, loss or None)."""
+
+
+@dataclass(frozen=True)
+class IncrementResult:
+    """A trained adapter and how it came to be."""
+
+    adapter: Path
+    phases: tuple[PhaseReport, ...]
+    seconds: float
+    tokens: int
+    too_long: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+
+def train_increment(
+    *,
+    base_folder: Path,
+    adapter_folders: Sequence[Path],
+    examples: Sequence[Example],
+    anchors: Sequence[tuple[Conversation, str]],
+    settings: TrainingSettings,
+    out: Path,
+    progress: Progress = lambda what, done, total, loss: None,
+) -> IncrementResult:
+    """Train one adapter on top of the frozen stack and return its folder (a plain PEFT adapter).
+
+    Args:
+        base_folder: the base model; adapter_folders: the frozen stack, oldest first.
+        examples: the mixture of new and replayed examples, of any kind.
+        anchors: everyday conversations with the previous policy's own answers.
+        out: the run's own folder; what a killed run left there is continued.
+
+    Raises:
+        NothingToTrainError: no phase has enough examples.
+        TrainingError: an invariant broke (see invariants.py); nothing of the run is published.
+    """
+    started = time.monotonic()
+    frozen_before = [verify_folder(folder) for folder in adapter_folders]
+    _check_same_run(out, frozen_before, examples, anchors, settings)
+    done = out / "adapter"
+    if agreed(is_complete(done)):
+        verify_folder(done)
+        return read_result(done)
+
+    tokenizer = load_tokenizer(base_folder)
+    kinds, too_long = tokenize_by_kind(tokenizer, examples, settings.max_length)
+    phases = _phases_with_examples(kinds, settings)
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    progress("loading the previous policy", 0, 1, None)
+    model = load_stack(base_folder, adapter_folders, dtype=dtype, quantization=settings.quantization)
+    attach_labelled_head(model)
+    autocast = autocast_of(model, settings)
+    anchor = _anchor(tokenizer, anchors, settings)
+    if anchor is not None:
+        progress("remembering the previous policy's everyday answers", 0, 1, None)
+        anchor.remember_teacher(model, autocast)
+    plans = [
+        plan_phase(p, kinds, model, autocast, settings, partial(progress, f"reference for {p.objective}"))
+        for p in phases
+    ]
+
+    set_seed(settings.seed)  # the adapter's initial A is random: equal seeds, equal adapters on every process
+    peft_model = get_peft_model(model, lora_config(model, settings))
+    invariants.check_only_adapter_trains(peft_model)
+    frozen = invariants.frozen_digest(peft_model)
+    probe = _probe_rows(kinds)
+    invariants.check_fresh_start(peft_model, *probe, autocast)
+    _, reference_B = invariants.probe_logps(peft_model, probe, autocast)
+
+    reports: list[PhaseReport] = []
+    with adapter_in_autocast_dtype(peft_model, settings):
+        for number, plan in enumerate(plans):
+            folder = out / f"phase{number}-{plan.settings.objective}"
+            finished = folder / "done"
+            if agreed(is_complete(finished)):
+                verify_folder(finished)
+                set_peft_model_state_dict(peft_model, load_file(finished / "adapter_model.safetensors"))
+                reports.append(PhaseReport(**json.loads((finished / "phase.json").read_text(encoding="utf-8"))))
+                continue
+            _, found_B = invariants.probe_logps(peft_model, probe, autocast)
+            invariants.check_reference(plan.settings.objective, reference_B, found_B)
+            report = run_phase(peft_model, tokenizer, plan, settings, anchor, folder, autocast, progress)
+            reports.append(report)
+            if PartialState().is_main_process:
+                with staged_folder(finished) as staged:
+                    save_adapter(peft_model, staged, base_folder.name)
+                    write_json(staged / "phase.json", asdict(report))
+            PartialState().wait_for_everyone()
+
+    invariants.check_frozen(frozen, invariants.frozen_digest(peft_model))
+    invariants.check_only_adapter_trains(peft_model)
+    for folder, digest in zip(adapter_folders, frozen_before, strict=True):
+        invariants.check_frozen(digest, verify_folder(folder))
+    if not any(report.steps for report in reports):
+        raise NothingToTrainError("every phase was skipped: " + "; ".join(report.note for report in reports))
+    result = IncrementResult(
+        adapter=done,
+        phases=tuple(reports),
+        seconds=time.monotonic() - started,
+        tokens=sum(report.tokens for report in reports),
+        too_long=tuple(too_long),
+        warnings=tuple(report.note for report in reports if report.note),
+    )
+    if PartialState().is_main_process:
+        with staged_folder(done) as staged:
+            save_adapter(peft_model, staged, base_folder.name)
+            write_json(staged / "training.json", asdict(result) | {"adapter": None})
+    PartialState().wait_for_everyone()
+    return result
+
+
+def read_result(adapter: Path) -> IncrementResult:
+    """The result of a finished run, from the adapter's own folder."""
+    stored = json.loads((adapter / "training.json").read_text(encoding="utf-8"))
+    phases = tuple(PhaseReport(**phase) for phase in stored.pop("phases"))
+    stored |= {"adapter": adapter, "too_long": tuple(stored["too_long"]), "warnings": tuple(stored["warnings"])}
+    return IncrementResult(phases=phases, **stored)
+
+
+def _check_same_run(
+    out: Path, stack: list[str], examples: Sequence[Example], anchors: Any, settings: TrainingSettings
+) -> None:
+    """Refuse to continue a folder that another increment began."""
+    identity = {
+        "stack": stack,
+        "examples": json_digest([example.model_dump(mode="json") for example in examples]),
+        "anchors": json_digest([[[m.model_dump() for m in c], a] for c, a in anchors]),
+        "settings": settings.model_dump(mode="json"),
+    }
+    marker = out / "identity.json"
+    if not PartialState().is_main_process:
+        return
+    if marker.is_file():
+        found = json.loads(marker.read_text(encoding="utf-8"))
+        changed = sorted(key for key in identity if identity[key] != found.get(key))
+        if changed:
+            raise IntegrityError(
+                f"{out}: holds a run with another {', '.join(changed)}. Remove the folder to start over, or give back "
+                "what it was started with to continue it."
+            )
+        return
+    write_json(marker, identity)
+
+
+def tokenize_by_kind(
+    tokenizer: Any, examples: Sequence[Example], max_length: int
+) -> tuple[dict[str, list[TokenExample]], list[str]]:
+    kinds: dict[str, list[TokenExample]] = {"sft": [], "pair": [], "unpaired": []}
+    too_long = []
+    for example in examples:
+        tokens = tokenize(tokenizer, example)
+        if tokens.length > max_length:
+            too_long.append(example.id)
+        else:
+            kinds[example.kind].append(tokens)
+    if too_long:
+        log.warning(
+            "%d of %d examples are longer than %d tokens and left out", len(too_long), len(examples), max_length
+        )
+    return kinds, too_long
+
+
+def _phases_with_examples(kinds: dict[str, list[TokenExample]], settings: TrainingSettings) -> list[Any]:
+    kind_of = {"sft": "sft", "dpo": "pair", "kto": "unpaired"}
+    enough = [p for p in settings.phases if len(kinds[kind_of[p.objective]]) >= p.minimum]
+    for phase in settings.phases:
+        if phase not in enough:
+            log.warning(
+                "%s: %d examples, %d needed: skipped",
+                phase.objective,
+                len(kinds[kind_of[phase.objective]]),
+                phase.minimum,
+            )
+    if not enough:
+        counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in kinds.items())
+        raise NothingToTrainError(f"nothing to train: {counts}. Collect more feedback, or lower `minimum` of a phase.")
+    return enough
+
+
+def _anchor(tokenizer: Any, anchors: Sequence[tuple[Conversation, str]], settings: TrainingSettings) -> Anchor | None:
+    if settings.anchor.weight == 0:
+        return None
+    if not anchors:
+        raise TrainingError(
+            "anchor.weight is above 0 but there are no anchor conversations: set it to 0, or give prompts."
+        )
+    rows = [Row(tuple(prompt_ids(tokenizer, c)), tuple(completion_ids(tokenizer, c, answer))) for c, answer in anchors]
+    return Anchor(rows, weight=settings.anchor.weight, rows_per_step=settings.anchor.rows_per_step, seed=settings.seed)
+
+
+def lora_config(model: Any, settings: TrainingSettings) -> LoraConfig:
+    lora = settings.lora
+    targets: str | list[str] = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    layers = None
+    if lora.first_layer:
+        depth = model.config.get_text_config().num_hidden_layers
+        if lora.first_layer >= depth:
+            raise TrainingError(f"lora.first_layer is {lora.first_layer}, but the base has only {depth} layers.")
+        layers = list(range(lora.first_layer, depth))
+        if targets == "all-linear":  # PEFT takes a list of layers with a list of module names only
+            head = model.get_output_embeddings()
+            linear = {
+                n.rsplit(".", 1)[-1]
+                for n, m in model.named_modules()
+                if isinstance(m, torch.nn.Linear) and m is not head
+            }
+            targets = sorted(linear)
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        layers_to_transform=layers,
+        task_type="CAUSAL_LM",
+    )
+
+
+def autocast_of(model: Any, settings: TrainingSettings) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    device = next(model.parameters()).device.type
+    enabled = settings.precision == "bf16"
+    return lambda: torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)
+
+
+def adapter_in_autocast_dtype(model: Any, settings: TrainingSettings) -> contextlib.AbstractContextManager[Any]:
+    """Keep PEFT from copying every activation to the adapter's fp32: autocast runs the product in bf16 anyway.
+
+    Measured: 1.3x faster steps on a CPU, with the adapter itself still in fp32 for the optimizer.
+    """
+    if settings.precision == "bf16":
+        context: contextlib.AbstractContextManager[Any] = disable_input_dtype_casting(model)
+        return context
+    return contextlib.nullcontext()
+
+
+def _probe_rows(kinds: dict[str, list[TokenExample]]) -> list[Row]:
+    """Two completions to score at the start of every phase: a real pair if there is one."""
+    if kinds["pair"]:
+        return list(kinds["pair"][0].rows)
+    rows = [example.rows[0] for kind in kinds.values() for example in kind]
+    return [rows[0], rows[-1]]
+
+
+def save_adapter(model: Any, folder: Path, base_name: str) -> None:
+    """A plain PEFT folder that names its base instead of this machine's path to it."""
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)
+    config = folder / "adapter_config.json"
+    write_json(config, json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_name})

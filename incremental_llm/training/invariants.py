@@ -1,0 +1,96 @@
+"""What must hold in every training run, checked while it runs.
+
+Each check raises TrainingError with what was expected and what was found; none of them warns and goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import torch
+
+from incremental_llm.errors import TrainingError
+from incremental_llm.training.batching import Row, pad_rows
+from incremental_llm.training.losses import dpo_losses
+from incremental_llm.training.scoring import row_logps
+
+
+def frozen_digest(model: Any) -> str:
+    """sha256 over the bytes of every parameter and buffer that is not trained, names included."""
+    digest = hashlib.sha256()
+    frozen = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
+    for name, tensor in [*frozen, *model.named_buffers()]:
+        digest.update(name.encode())
+        flat = tensor.detach().contiguous().cpu().reshape(-1)
+        digest.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+def check_only_adapter_trains(model: Any) -> None:
+    """Exactly the LoRA factors of the adapter `default` take gradients."""
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    wrong = [name for name in trained if ".lora_" not in name or ".default." not in name]
+    if wrong or not trained:
+        raise TrainingError(
+            f"expected only the new adapter's factors to be trainable, found {wrong[:3] or 'nothing trainable'}. "
+            "Check lora.targets in the recipe."
+        )
+
+
+def check_frozen(before: str, after: str) -> None:
+    """The frozen weights are bit-identical before and after."""
+    if before != after:
+        raise TrainingError(
+            f"the frozen weights changed during training: sha256 {before[:12]} before, {after[:12]} after. "
+            "The adapter was trained on moving ground and is thrown away; please report this with the recipe."
+        )
+
+
+@torch.no_grad()
+def check_fresh_start(model: Any, chosen: Row, rejected: Row, autocast: Any, beta: float = 0.1) -> None:
+    """Before the first step the policy IS the reference: a pair has DPO loss ln 2 and both rewards 0, exactly."""
+    policy_B, reference_B = probe_logps(model, [chosen, rejected], autocast)
+    loss = dpo_losses(policy_B[:1], policy_B[1:], reference_B[:1], reference_B[1:], beta).item()
+    rewards = (beta * (policy_B - reference_B)).abs().max().item()
+    if not (abs(loss - math.log(2)) < 1e-6 and rewards < 1e-6):
+        raise TrainingError(
+            f"a fresh adapter must start at the reference: expected DPO loss ln 2 = {math.log(2):.6f} and rewards 0, "
+            f"found {loss:.6f} and {rewards:.2e}. The adapter is not fresh, or another adapter is active."
+        )
+
+
+@torch.no_grad()
+def probe_logps(model: Any, rows: list[Row], autocast: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """(policy_B, reference_B) of the same batch: with the adapter as it is, and with it disabled."""
+    device = next(model.parameters()).device
+    ids_BT, scored_BT = (tensor.to(device) for tensor in pad_rows(rows))
+    with autocast():
+        policy_B = row_logps(model, ids_BT, scored_BT).float()
+        with model.disable_adapter():
+            reference_B = row_logps(model, ids_BT, scored_BT).float()
+    return policy_B, reference_B
+
+
+def check_reference(phase: str, stored_B: torch.Tensor, found_B: torch.Tensor) -> None:
+    """The reference of this phase is the one stored before the first phase (same rows, same batch)."""
+    gap = (stored_B - found_B).abs().max().item()
+    tolerance = 0.0 if stored_B.device.type == "cpu" else 1e-2  # GPU kernels may pick another order of summation
+    if not gap <= tolerance:
+        raise TrainingError(
+            f"{phase}: the reference moved: log-probabilities of the probe batch differ from those before the first "
+            f"phase by {gap:.3g} nats. The previous policy is not what the adapter is compared with."
+        )
+
+
+def check_gradients(model: Any, step: int) -> None:
+    """Every gradient is finite. Call it before clipping, which spreads one NaN over all parameters."""
+    found = [(name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None]
+    if torch.isfinite(torch.nn.utils.get_total_norm([gradient for _, gradient in found])):
+        return
+    bad = [name for name, gradient in found if not torch.isfinite(gradient).all()]
+    raise TrainingError(
+        f"the gradient of {', '.join(bad[:3]) or 'all parameters together'} is not finite at step {step}. "
+        "Training stopped before the weights were touched: lower the learning rate."
+    )

@@ -1,0 +1,62 @@
+"""What a training run is told. No torch here: configs are read, printed and hashed on machines without it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoraSettings(_Settings):
+    """The fresh adapter of an increment (Hu et al. 2021)."""
+
+    rank: int = Field(16, ge=1, description="rank r of the new adapter")
+    alpha: float = Field(32, gt=0, description="the update is alpha / rank * B A")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A; 0 keeps runs reproducible across processes")
+    targets: str | tuple[str, ...] = Field("all-linear", description="module names, or all-linear (the head excluded)")
+    first_layer: int = Field(0, ge=0, description="layers below this one get no adapter, and no backward pass")
+
+
+class PhaseSettings(_Settings):
+    """One objective trained on the adapter; phases run in the order they are listed."""
+
+    objective: Literal["dpo", "kto", "sft"]
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(gt=0, description="passes over the examples of this kind; fractions allowed")
+    batch_size: int = Field(8, ge=2, description="examples in an optimizer step, over all processes")
+    beta: float = Field(0.1, gt=0, description="strength of the reference in DPO and KTO")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    minimum: int = Field(2, ge=1, description="with fewer examples the phase is skipped, and says so")
+    saturated_below: float = Field(0.01, ge=0, description="skip a DPO phase whose mean loss starts below this")
+
+
+class AnchorSettings(_Settings):
+    """KL(previous || new) on the previous policy's own answers to everyday prompts: it keeps general ability."""
+
+    weight: float = Field(1.0, ge=0, description="factor of the KL term (nats a token); 0 turns the anchor off")
+    rows_per_step: int = Field(4, ge=1, description="anchor conversations in a micro-batch, over all processes")
+    max_new_tokens: int = Field(24, ge=1, description="length of the previous policy's answers")
+    prompts: str | None = Field(None, description="JSONL with messages; the project's everyday prompts by default")
+
+
+class TrainingSettings(_Settings):
+    """All that decides what an increment's adapter becomes, data aside."""
+
+    seed: int = 0
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 keeps the adapter itself in fp32")
+    quantization: Literal["none", "nf4"] = Field("none", description="nf4: 4-bit base, stack concatenated, not folded")
+    micro_batch: int | None = Field(None, ge=2, description="examples a process takes at once; batch_size by default")
+    max_length: int = Field(512, ge=16, description="tokens; a longer example is left out and counted")
+    max_grad_norm: float = Field(1.0, gt=0)
+    save_steps: int = Field(50, ge=1, description="optimizer steps between checkpoints")
+    lora: LoraSettings = LoraSettings()
+    anchor: AnchorSettings = AnchorSettings()
+    phases: tuple[PhaseSettings, ...] = (
+        PhaseSettings(objective="dpo", learning_rate=1e-4, epochs=1),
+        PhaseSettings(objective="kto", learning_rate=1e-4, epochs=1),
+        PhaseSettings(objective="sft", learning_rate=1e-3, epochs=6),
+    )

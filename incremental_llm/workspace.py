@@ -1,0 +1,311 @@
+"""A workspace: the Python API, one call for everything that the command line does.
+
+    import incremental_llm as illm
+
+    workspace = illm.Workspace.create(illm.load_config(Path("incremental.yaml")))
+    workspace.import_feedback(Path("night1.jsonl"))
+    outcome = workspace.run()                       # compile, train, measure, gate, commit
+    workspace.rollback(to=0, reason="complaints")   # a new version with the old stack
+
+Adapter management reads: load, stack, merge, promote, rollback, diff, export.
+
+The one design fact: a workspace holds no state of its own. Everything lives in the registry, the feedback store and
+content-addressed folders, so two processes may open the same one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from incremental_llm import base_models, pipeline
+from incremental_llm.adapters.stack import Stack, adapter_paths
+from incremental_llm.artifacts import staged_folder
+from incremental_llm.base_models import ResolvedBase
+from incremental_llm.chat import Message, canonical_json
+from incremental_llm.config import RunConfig
+from incremental_llm.dataset import CompiledDataset
+from incremental_llm.errors import InputError
+from incremental_llm.evaluation import EvaluationReport, Suite, load_suites
+from incremental_llm.feedback import FeedbackStore
+from incremental_llm.feedback.importers import ImportReport, import_jsonl
+from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff
+from incremental_llm.replay import mix
+
+if TYPE_CHECKING:
+    from incremental_llm.evaluation.measure import Measurement
+    from incremental_llm.handoff import ExportReport
+    from incremental_llm.pipeline import Progress, RunOutcome
+
+
+def silent(what: str, done: int, total: int, loss: float | None) -> None:
+    """Progress that shows nothing."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would do, in words; nothing was written."""
+
+    lines: tuple[str, ...]
+
+
+class Workspace:
+    """Use `create` once and `open` afterwards; a context manager."""
+
+    def __init__(self, config: RunConfig, registry: Registry, store: FeedbackStore) -> None:
+        self.config = config
+        self.registry = registry
+        self.store = store
+        self._base: ResolvedBase | None = None
+        self._chatting: Measurement | None = None  # keeps its model loaded from one answer to the next
+
+    @classmethod
+    def create(cls, config: RunConfig, *, say: Callable[[str], None] = lambda line: None) -> Workspace:
+        """Make the folder, the databases and version 0, which is the base itself; an existing workspace is opened."""
+        root = config.workspace
+        if (root / "registry.db").is_file():
+            return cls.open(config)
+        base = base_models.resolve(config.base, say=say)
+        root.mkdir(parents=True, exist_ok=True)
+        registry = Registry.create(root, Stack(base=base.ref, dtype=config.dtype), note=f"base {config.base}")
+        workspace = cls(config, registry, FeedbackStore(config.database_url))
+        workspace._base = base
+        return workspace
+
+    @classmethod
+    def open(cls, config: RunConfig) -> Workspace:
+        """An existing workspace.
+
+        Raises:
+            InputError: there is none; the message says how to make one.
+        """
+        if not (config.workspace / "registry.db").is_file():
+            raise InputError(f"{config.workspace}: expected a workspace, found none. Make one: illm init")
+        return cls(config, Registry.open(config.workspace), FeedbackStore(config.database_url))
+
+    @property
+    def base(self) -> ResolvedBase:
+        """The base model on the disk, checked against the registry's.
+
+        Raises:
+            BaseModelError: not to be had, or not the one the registry was made for.
+        """
+        if self._base is None:
+            self._base = base_models.resolve(self.config.base)
+            Registry.open(self.config.workspace, base=self._base.ref).close()
+        return self._base
+
+    def suites(self) -> tuple[Suite, ...]:
+        """The suites that the recipe names; SuiteError for a missing or mistyped one."""
+        names = self.config.suites.names
+        if not names:
+            raise InputError(
+                "the recipe names no suites: without any, nothing could show that an update is not worse. "
+                "Set suites.old and suites.new."
+            )
+        return load_suites(self.config.suites.folder, names)
+
+    # the loop
+
+    def import_feedback(self, path: Path, progress: Any = None) -> ImportReport:
+        """Take in a JSONL log; running it again takes in only what is new.
+
+        What each import refused is kept in imports.jsonl, so that the next run's report can show it.
+        """
+        report = import_jsonl(self.store, path, progress=progress)
+        refused = [f"{path.name} line {line.line}: {line.reason}" for line in report.refused]
+        entry = {"time": datetime.now(UTC).isoformat(), "file": path.name, "added": report.added, "refused": refused}
+        with (self.config.workspace / "imports.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(canonical_json(entry) + "\n")
+        return report
+
+    def compile_preview(self) -> CompiledDataset:
+        """The dataset that the next increment would be made from; writes nothing."""
+        return pipeline.compile_pending(self._pending(), self.config, self.suites())
+
+    def plan(self) -> RunPlan:
+        """What `run` would do now, without doing it."""
+        todo = self._pending()
+        dataset = pipeline.compile_pending(todo, self.config, self.suites())
+        buffer, removed = todo.buffer.without(dataset.superseded | todo.superseded)
+        lines = [
+            f"production is v{todo.head.version} with {len(todo.head.stack.adapters)} adapters; "
+            f"{len(todo.events)} new events would become {len(dataset.examples)} examples "
+            f"({len(dataset.sft)} SFT, {len(dataset.pairs)} pairs, {len(dataset.unpaired)} unpaired)"
+        ]
+        if dataset.examples:
+            lines.append(mix(dataset.examples, buffer, self.config.replay, self.config.training.seed).sentence)
+        if removed:
+            lines.append(f"{removed} replayed examples are no longer true and would leave the buffer")
+        phases = ", then ".join(
+            f"{p.objective} ({p.epochs:g} epochs at {p.learning_rate:g})" for p in self.config.training.phases
+        )
+        lines.append(f"train one adapter of rank {self.config.training.lora.rank}: {phases}")
+        better = ", ".join(self.config.suites.new) or "the corrections"
+        not_worse = ", ".join(self.config.suites.old) or "nothing"
+        lines.append(
+            f"measure on {', '.join(self.config.suites.names)}; "
+            f"the gate wants {better} better and {not_worse} not worse"
+        )
+        return RunPlan(tuple(lines))
+
+    def run(self, progress: Progress = silent, train: Callable[..., Any] | None = None) -> RunOutcome:
+        """One increment, from pending feedback to a committed decision; the same call continues a killed one.
+
+        Raises:
+            NothingToTrainError: no new feedback, or none of it could be used.
+        """
+        if train is None:
+            from incremental_llm.training.increment import train_increment
+
+            train = train_increment
+        from incremental_llm.report.history import night_of, read_nights, write_night
+
+        suites = self.suites()
+        outcome = pipeline.run_increment(
+            registry=self.registry,
+            store=self.store,
+            config=self.config,
+            base=self.base,
+            suites=suites,
+            workspace=self.config.workspace,
+            train=train,
+            progress=progress,
+        )
+        nights = read_nights(self.config.workspace / "runs")
+        write_night(outcome, night_of(outcome, f"night {len(nights) + 1}", suites, self._refused_lines(nights)))
+        return outcome
+
+    def evaluate(
+        self, ref: str | int = "production", suites: Sequence[str] | None = None, progress: Progress = silent
+    ) -> EvaluationReport:
+        """Measure a version on the recipe's suites, or on those named."""
+        chosen = load_suites(self.config.suites.folder, suites) if suites else self.suites()
+        for suite in chosen:
+            self.registry.record_suite(suite.name, suite.version, suite.digest)
+        snapshot = self.registry.get(ref)
+        return self._measurement(progress).report(snapshot.stack, chosen, f"v{snapshot.version}")
+
+    # adapter management
+
+    def load(self, ref: str | int = "production") -> tuple[Any, Any]:
+        """(model, tokenizer) of a version, exactly as it is served and was measured."""
+        return self._measurement(silent).model(self.stack(ref), str(ref))
+
+    def stack(self, ref: str | int = "production") -> Stack:
+        """The adapters of a version, oldest first, over their base."""
+        return self.registry.get(ref).stack
+
+    def merge(self, ref: str | int, out: Path, rank: int | None = None) -> Path:
+        """One adapter folder for a whole stack: exact, or the best of a smaller rank (the error is in merge.json)."""
+        from incremental_llm.adapters.lora import read_adapter, write_adapter
+        from incremental_llm.adapters.merge import concatenate, reduce_rank
+        from incremental_llm.artifacts import write_json
+
+        stack = self.stack(ref)
+        if not stack.adapters:
+            raise InputError(f"{ref} is the base without adapters: there is nothing to merge.")
+        if out.exists():
+            raise InputError(f"{out} exists: give a folder that does not, so that nothing is overwritten.")
+        one = concatenate([read_adapter(path) for path in adapter_paths(stack, self.registry.objects)])
+        error = 0.0
+        if rank is not None:
+            one, reduction = reduce_rank(one, rank)
+            error = reduction.relative_error
+        with staged_folder(out) as folder:
+            write_adapter(folder, one.modules, stack.base.name, scaling=one.scaling)
+            write_json(folder / "merge.json", {"stack": stack.digest, "rank": rank, "relative_error": error})
+        return out
+
+    def promote(self, version: int, reason: str = "", expected: int | None = None) -> Snapshot:
+        """Point production to a version whose own decision passed.
+
+        Refused unless production is `expected`, if given.
+        """
+        return self.registry.promote(version, reason=reason, expected=expected)
+
+    def rollback(self, to: int | str, reason: str, expected: int | None = None) -> Snapshot:
+        """A new version with the stack, replay buffer and cursor of an earlier one; what it undoes is quarantined.
+
+        Refused unless production is `expected`, if given.
+        """
+        return self.registry.rollback(to, reason, expected=expected)
+
+    def diff(self, before: str | int, after: str | int) -> SnapshotDiff:
+        """What changed between two versions."""
+        return diff(self.registry.get(before), self.registry.get(after))
+
+    def export(self, ref: str | int, out: Path, form: Literal["peft", "merged"] = "peft") -> ExportReport:
+        """Write a version as a plain PEFT folder or a merged model, checked against the stack's own logits."""
+        from incremental_llm import handoff
+
+        snapshot = self.registry.get(ref)
+        write = handoff.export_peft if form == "peft" else handoff.export_merged
+        model, _tokenizer = self.load(ref)
+        lineage = {"version": snapshot.version, "snapshot": snapshot.model_dump(mode="json")}
+        folders = adapter_paths(snapshot.stack, self.registry.objects)
+        return write(snapshot.stack, folders, self.base.folder, out, reference=model, lineage=lineage)
+
+    def chat(self, ref: str | int, messages: Sequence[Message], max_new_tokens: int = 128) -> str:
+        """The greedy answer of a version to a conversation."""
+        self._chatting = self._chatting or self._measurement(silent)
+        return self._chatting.answers(self.stack(ref), [tuple(messages)], max_new_tokens, str(ref))[0]
+
+    def report(self, out: Path) -> Path:
+        """The HTML page of everything this registry holds."""
+        from incremental_llm.report.history import history
+        from incremental_llm.report.page import write_report
+
+        data = history(
+            self.registry,
+            self.config.workspace,
+            title=f"incremental_llm: {self.config.workspace.name}",
+            seed=self.config.training.seed,
+            superseded=self.superseded_suites(),
+            sources={"this page": "illm report"},
+        )
+        write_report(data, out)
+        return out
+
+    def close(self) -> None:
+        """Close both databases."""
+        self.registry.close()
+        self.store.close()
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def superseded_suites(self) -> tuple[str, ...]:
+        """Suites whose truth a policy change has ended, as far as production has seen."""
+        cursor = self.registry.head().cursor
+        changes = {stored.event.id for stored in self.store.read(until=cursor, types=("policy_change",))}
+        return tuple(suite.name for suite in self.suites() if changes & set(suite.superseded_by))
+
+    def _refused_lines(self, nights: Sequence[Any]) -> list[str]:
+        """Lines refused by imports that no earlier night has shown."""
+        log = self.config.workspace / "imports.jsonl"
+        entries = (
+            [json.loads(line) for line in log.read_text(encoding="utf-8").split("\n") if line] if log.is_file() else []
+        )
+        shown = {line for night in nights for line in night.refused_lines}
+        return [line for entry in entries for line in entry["refused"] if line not in shown]
+
+    def _pending(self) -> pipeline.Pending:
+        return pipeline.read_pending(self.registry, self.store, self.config)
+
+    def _measurement(self, progress: Progress) -> Measurement:
+        from incremental_llm.evaluation.measure import Measurement
+
+        quantization = self.config.training.quantization
+        folder = self.config.workspace / "evaluations"
+        return Measurement(folder, self.base.folder, self.registry.objects, quantization, progress)

@@ -1,0 +1,62 @@
+"""What the demo is compared with: one adapter, fine-tuned night after night on the same corrections.
+
+No replay, no anchor, no gate, no stack; the same base, rank, learning rate, epochs and batch size. Nothing rejects the
+fourth night.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def run_baseline(config: Any, logs: Sequence[Path], suites: Mapping[str, int], progress: Any) -> None:
+    """Train and measure the comparison, and keep its reports as baseline/reports.json in the workspace."""
+    from incremental_llm.adapters.load import load_tokenizer
+    from incremental_llm.adapters.stack import Stack
+    from incremental_llm.artifacts import write_json
+    from incremental_llm.base_models import resolve
+    from incremental_llm.dataset import CompiledDataset
+    from incremental_llm.evaluation import load_suites
+    from incremental_llm.evaluation.measure import Measurement
+    from incremental_llm.registry import Registry
+    from incremental_llm.training.sequential import train_sequentially
+
+    folder = config.workspace / "baseline"
+    if (folder / "reports.json").is_file():
+        return
+    base = resolve(config.base, say=progress.say)
+    loaded = load_suites(config.suites.folder, list(suites))
+    datasets = [CompiledDataset.read(path) for path in night_datasets(config.workspace, len(logs))]
+    adapters = train_sequentially(
+        base.folder,
+        [dataset.sft for dataset in datasets],
+        load_tokenizer(base.folder),
+        config.training,
+        folder,
+        progress,
+    )
+    with Registry.open(config.workspace) as registry:
+        measured = Measurement(
+            config.workspace / "evaluations", base.folder, registry.objects, config.training.quantization, progress
+        )
+        reports = {}
+        stack = Stack(base=base.ref, dtype=config.dtype)
+        reports["base"] = measured.report(stack, loaded, "the base").model_dump(mode="json")
+        for night, adapter in enumerate(adapters, 1):
+            one = stack.plus(registry.put_object(adapter))
+            reports[f"v{night}"] = measured.report(one, loaded, f"the baseline after night {night}").model_dump(
+                mode="json"
+            )
+    write_json(folder / "reports.json", reports)
+
+
+def night_datasets(workspace: Path, nights: int) -> list[Path]:
+    """The compiled datasets of the runs, in the order they were decided."""
+    decided = sorted(
+        (json.loads(path.read_text(encoding="utf-8"))["time"], path.parent / "dataset")
+        for path in (workspace / "runs").glob("*/night.json")
+    )
+    return [path for _time, path in decided[:nights]]

@@ -1,0 +1,178 @@
+"""The demo: three good nights and a bad one, through the product's own front door.
+
+    python recipes/demo/run_nights.py [--seed 0] [--baseline] [--out demo]
+
+Each night imports its log and runs one increment with recipes/nightly_smollm2_cpu.yaml; the gate decides. Everything is
+kept below OUT/seedN, so the same command continues where it was stopped. It ends with the table, OUT/results.json and
+OUT/report.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from incremental_llm.cli.progress import BarProgress, PlainProgress
+    from incremental_llm.config import RunConfig
+
+HERE = Path(__file__).resolve().parent
+NIGHTS = 4
+SUITES: dict[str, int] = {  # suite -> the night that teaches it; 0 is there from the start
+    "general": 0,
+    "shop_night1": 1,
+    "shop_before_change": 1,
+    "shop_night2": 2,
+    "shop_night3": 3,
+    "shop_changed": 3,
+}
+SUPERSEDED = ("shop_before_change",)  # by the policy change of night 3
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("demo"))
+    parser.add_argument("--recipe", type=Path, default=HERE.parent / "nightly_smollm2_cpu.yaml")
+    parser.add_argument("--baseline", action="store_true", help="also plain sequential fine-tuning, for comparison")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the recipe")
+    arguments = parser.parse_args()
+    from incremental_llm.cli.console import progress_reporter
+    from incremental_llm.errors import IncrementalError
+
+    try:
+        with progress_reporter() as progress:
+            run_nights(arguments, progress)
+            if arguments.baseline:
+                from baseline import run_baseline
+
+                run_baseline(config_of(arguments, NIGHTS), logs(), SUITES, progress)
+        finish(arguments)
+    except IncrementalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def logs() -> list[Path]:
+    """The four nights' feedback."""
+    return [HERE / f"night{night}.jsonl" for night in range(1, NIGHTS + 1)]
+
+
+def config_of(arguments: argparse.Namespace, night: int) -> RunConfig:
+    """The recipe, with the roles that the suites have on this night."""
+    from incremental_llm.config import load_config
+
+    roles = {
+        "new": [name for name, taught in SUITES.items() if taught == night],
+        "old": [name for name, taught in SUITES.items() if taught < night],
+        "watch": [name for name, taught in SUITES.items() if taught > night],
+    }
+    return load_config(
+        arguments.recipe,
+        [
+            f"workspace={arguments.out / f'seed{arguments.seed}'}",
+            f"training.seed={arguments.seed}",
+            f"suites.folder={HERE.parent.parent / 'eval_suites'}",
+            *(f"suites.{role}={json.dumps(names)}" for role, names in roles.items()),
+            *arguments.set,
+        ],
+    )
+
+
+def run_nights(arguments: argparse.Namespace, progress: PlainProgress | BarProgress) -> None:
+    """Run the nights that are not decided yet, in order."""
+    from incremental_llm.errors import NothingToTrainError
+    from incremental_llm.report.history import read_nights
+    from incremental_llm.workspace import Workspace
+
+    for night, log in enumerate(logs(), 1):
+        config = config_of(arguments, night)
+        if len(read_nights(config.workspace / "runs")) >= night:
+            continue
+        progress.say(f"night {night} of {NIGHTS}")
+        with Workspace.create(config, say=progress.say) as workspace:
+            imported = workspace.import_feedback(log)
+            progress.say(f"imported {imported.added} events from {log.name}, {len(imported.refused)} line refused")
+            try:
+                outcome = workspace.run(progress)
+            except NothingToTrainError as nothing:
+                raise NothingToTrainError(
+                    f"night {night}: {nothing} Remove {config.workspace} to start over."
+                ) from nothing
+            progress.say(f"night {night}: {outcome.decision}" + (f" as v{outcome.version}" if outcome.version else ""))
+            for reason in outcome.reasons:
+                progress.say(f"  {reason}")
+        remember_peak(config.workspace)
+
+
+def remember_peak(workspace: Path) -> None:
+    """Keep the largest resident memory of any process that worked on this demo, in bytes."""
+    from incremental_llm.artifacts import write_json
+
+    kept = workspace / "peak.json"
+    before = json.loads(kept.read_text(encoding="utf-8"))["bytes"] if kept.is_file() else 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    write_json(kept, {"bytes": max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)})
+
+
+def finish(arguments: argparse.Namespace) -> None:
+    """The table, results.json and report.html."""
+    from rich.console import Console
+
+    from incremental_llm.artifacts import write_json
+    from incremental_llm.report import matrix_table, plain_table, results_json, write_report
+    from incremental_llm.report.history import history
+    from incremental_llm.workspace import Workspace
+
+    config = config_of(arguments, NIGHTS)
+    baseline = read_baseline(config.workspace)
+    with Workspace.open(config) as workspace:
+        data = history(
+            workspace.registry,
+            config.workspace,
+            title="Four nights at an outdoor shop's support assistant",
+            seed=arguments.seed,
+            superseded=workspace.superseded_suites(),
+            peak_memory_bytes=json.loads((config.workspace / "peak.json").read_text(encoding="utf-8"))["bytes"],
+            sources={
+                "every figure on this page": f"make demo SEED={arguments.seed}" + (" BASELINE=1" if baseline else "")
+            },
+        )
+    data = replace(data, **baseline)
+    write_json(arguments.out / "results.json", results_json(data))
+    write_report(data, arguments.out / "report.html")
+    if sys.stdout.isatty():
+        console = Console()
+        console.print(matrix_table(data, console.width))
+    else:
+        print(plain_table(data))
+    print(f"next: open {arguments.out / 'report.html'}; talk to it: illm chat --set workspace={config.workspace}")
+
+
+def read_baseline(workspace: Path) -> dict[str, Any]:
+    """The comparison run as report fields, if it was made."""
+    kept = workspace / "baseline" / "reports.json"
+    if not kept.is_file():
+        return {}
+    from incremental_llm.evaluation import EvaluationReport
+    from incremental_llm.report.history import metrics_of, suite_rows
+
+    stored = json.loads(kept.read_text(encoding="utf-8"))
+    reports = {version: EvaluationReport.model_validate(report) for version, report in stored.items()}
+    three = {version: reports[version] for version in ("base", "v1", "v2", "v3")}
+    return {
+        "baseline_suites": suite_rows(reports, SUITES, SUPERSEDED),
+        "baseline_metrics": metrics_of(three, SUITES, SUPERSEDED),
+    }
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    raise SystemExit(main())

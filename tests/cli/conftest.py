@@ -1,0 +1,304 @@
+"""A workspace that only remembers what it was asked for: commands are tested without a model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from incremental_llm.adapters.stack import BaseRef, Stack
+from incremental_llm.chat import Message
+from incremental_llm.cli import app
+from incremental_llm.dataset import (
+    CompiledDataset,
+    CompileSettings,
+    Drop,
+    DropReason,
+    PairExample,
+    SftExample,
+    UnpairedExample,
+)
+from incremental_llm.errors import InputError, UnknownRefError
+from incremental_llm.evaluation import EvaluationReport, ItemResult, SuiteResult
+from incremental_llm.feedback import ImportReport, RefusedLine
+from incremental_llm.gate import Check, Decision
+from incremental_llm.registry import Snapshot, SnapshotDiff, diff
+
+BASE = BaseRef(name="tiny", digest="b" * 64, template_digest="t" * 64)
+STACK = Stack(base=BASE)
+TIME = datetime(2026, 11, 1, 3, 0, tzinfo=UTC)
+
+
+def example_report(*, measured: bool = True) -> EvaluationReport:
+    """One suite of which half the answers are right, and one that could not be measured if told so."""
+    outcomes = [ItemResult(id=f"g{i}", answer=f"answer {i}", correct=i % 2 == 0) for i in range(4)]
+    suites = {"general": SuiteResult.of("general", 1, "d" * 64, outcomes)}
+    if not measured:
+        item = ItemResult(id="o1", answer="", correct=None, note="too long")
+        suites["odd"] = SuiteResult.of("odd", 1, "e" * 64, [item])
+    return EvaluationReport(stack_digest="s" * 64, suites=suites, seconds=3.5, tokens=120)
+
+
+def ask(text: str) -> tuple[Message, ...]:
+    return (Message(role="user", content=text),)
+
+
+def example_dataset() -> CompiledDataset:
+    """One record of each kind, one drop, five events."""
+    origin: dict[str, Any] = {"sources": ("i1", "k1"), "users": ("u1",)}
+    prompt = ask("How long?")
+    return CompiledDataset(
+        sft=(SftExample(prompt=prompt, completion="45 days.", **origin),),
+        pairs=(PairExample(prompt=prompt, chosen="45 days.", rejected="No idea.", weight=0.5, **origin),),
+        unpaired=(UnpairedExample(prompt=ask("Hi"), completion="Hello!", desirable=False, **origin),),
+        drops=(Drop(kind="sft", reason=DropReason.PERSONAL_DATA, sources=("k2",), users=("r1",)),),
+        corrections=(),
+        account={"i1": "used", "k1": "used", "i2": "used", "t1": "used", "k2": "personal_data"},
+        outcomes={
+            "interaction": {"used": 2},
+            "thumb": {"used": 1},
+            "correction": {"used": 1, "personal_data": 1},
+        },
+        first_seq=4,
+        last_seq=8,
+        superseded=frozenset(),
+        settings=CompileSettings(),
+    )
+
+
+def example_decision() -> Decision:
+    """One new suite that got better, and one item lost."""
+    check = Check(
+        name="shop_night1",
+        kind="new",
+        passed=True,
+        reason="shop_night1 went from 20 % to 90 %",
+        before=0.2,
+        after=0.9,
+        difference=0.7,
+        low=0.55,
+        high=0.85,
+        n=40,
+        lost=("n7",),
+        lost_total=3,
+    )
+    return Decision(
+        passed=True,
+        stack_digest="s" * 64,
+        production_digest="p" * 64,
+        checks=(check,),
+        reasons=(check.reason,),
+        negative_flips=("shop_night1/n7",),
+        policy_digest="0" * 64,
+    )
+
+
+@dataclass
+class Outcome:
+    """What the command line reads of `pipeline.RunOutcome`."""
+
+    decision: str = "promoted"
+    version: int | None = 2
+    attempt: str | None = None
+    checks: Decision = field(default_factory=example_decision)
+    candidate: EvaluationReport = field(default_factory=example_report)
+    production: EvaluationReport = field(default_factory=example_report)
+    dataset: CompiledDataset = field(default_factory=example_dataset)
+    replay: str = "Replay: +3 old rows interleaved (10.0 % of 30)."
+    tokens: int = 3400
+    seconds: float = 12.0
+    stage_seconds: dict[str, float] = field(default_factory=lambda: {"train": 9.0})
+    folder: Path = Path("illm/runs/v2-abc")
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return self.checks.reasons
+
+
+@dataclass
+class Export:
+    """What the command line reads of `handoff.ExportReport`."""
+
+    folder: Path
+    kind: str
+    check: dict[str, float]
+    command: str = "vllm serve base --enable-lora"
+
+
+class FakeRegistry:
+    """Two versions, production on the second."""
+
+    def __init__(self) -> None:
+        first = Snapshot.sealed(version=0, kind="init", time=TIME, stack=STACK)
+        second = Snapshot.after(
+            first, parent=0, kind="increment", time=TIME, stack=STACK.plus("a" * 64), cursor=5, note="night 1"
+        )
+        self.snapshots = [first, second]
+        self.problems: list[str] = []
+
+    def list(self) -> tuple[Snapshot, ...]:
+        return tuple(self.snapshots)
+
+    def refs(self) -> dict[str, int]:
+        return {"production": 1}
+
+    def attempts(self) -> tuple[Any, ...]:
+        return (SimpleNamespace(id="c" * 64, parent=1, time=TIME, seqs=(6, 7), reason="general fell by 9 points"),)
+
+    def quarantined(self) -> frozenset[int]:
+        return frozenset({6})
+
+    def head(self, ref: str) -> Snapshot:
+        assert ref == "production"
+        return self.snapshots[1]
+
+    def get(self, ref: int | str) -> Snapshot:
+        known = {"production": 1, "0": 0, "1": 1}
+        if str(ref) not in known:
+            raise UnknownRefError(f"unknown ref {ref!r}, did you mean 'production'?")
+        return self.snapshots[known[str(ref)]]
+
+    def verify(self) -> list[str]:
+        return self.problems
+
+
+class FakeStore:
+    def counts(self) -> dict[str, int]:
+        return {"interaction": 5, "thumb": 3}
+
+    def head(self) -> int:
+        return 8
+
+    def waiting(self) -> list[Any]:
+        return [SimpleNamespace(type="thumb", id="t9")]
+
+
+class FakeWorkspace:
+    """Every call is kept in `calls`; `fail` is raised by the next one."""
+
+    def __init__(self) -> None:
+        self.config: Any = None
+        self.registry = FakeRegistry()
+        self.store = FakeStore()
+        self.calls: list[tuple[Any, ...]] = []
+        self.fail: BaseException | None = None
+        self.missing = False
+        self.closed = 0
+        self.outcome = Outcome()
+        self.dataset = example_dataset()
+        self.measured = example_report()
+
+    example_report = staticmethod(example_report)
+
+    def remember(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.fail is not None:
+            raise self.fail
+
+    def create(self, config: Any, *, say: Callable[[str], None]) -> FakeWorkspace:
+        self.config = config
+        config.workspace.mkdir(parents=True, exist_ok=True)
+        self.remember("create", config.base)
+        say("fetching the base model")
+        return self
+
+    def open(self, config: Any) -> FakeWorkspace:
+        if self.missing:
+            raise InputError("illm: expected a workspace, found none: make one with `illm init`")
+        self.config = config
+        config.workspace.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def import_feedback(self, path: Path, progress: Any = None) -> ImportReport:
+        self.remember("import", path.name)
+        progress(4, 4)
+        refused = (RefusedLine(3, "expected JSON, found 'oops'"),)
+        return ImportReport(
+            lines=5,
+            added=2,
+            duplicates=1,
+            waiting=0,
+            unknown_types={"page_view": 1},
+            refused=refused,
+            blank=1,
+            resumed=7,
+        )
+
+    def compile_preview(self) -> CompiledDataset:
+        self.remember("compile")
+        return self.dataset
+
+    def run(self, progress: Any) -> Outcome:
+        self.remember("run")
+        progress("training sft", 1, 2, 0.5)
+        progress("training sft", 2, 2, 0.25)
+        return self.outcome
+
+    def plan(self) -> Any:
+        self.remember("plan")
+        return SimpleNamespace(lines=("train on 3 records", "measure 2 suites"))
+
+    def evaluate(self, ref: str, suites: Sequence[str] | None, progress: Any) -> EvaluationReport:
+        self.remember("evaluate", ref, suites)
+        return self.measured
+
+    def promote(self, version: int) -> Snapshot:
+        self.remember("promote", version)
+        return self.registry.snapshots[version]
+
+    def rollback(self, to: int, reason: str) -> Snapshot:
+        self.remember("rollback", to, reason)
+        return self.registry.snapshots[to]
+
+    def diff(self, before: str, after: str) -> SnapshotDiff:
+        self.remember("diff", before, after)
+        return diff(self.registry.get(before), self.registry.get(after))
+
+    def export(self, ref: str, out: Path, form: str) -> Export:
+        self.remember("export", ref, out, form)
+        return Export(out, form, {"max_abs_logit": 0.25, "mean_kl": 0.001})
+
+    def report(self, out: Path) -> Path:
+        self.remember("report", out)
+        out.write_text("<html></html>", encoding="utf-8")
+        return out
+
+    def chat(self, ref: str, messages: list[Message], max_new_tokens: int) -> str:
+        self.remember("chat", ref, [m.content for m in messages], max_new_tokens)
+        return f"answer {len(messages)}"
+
+
+@pytest.fixture
+def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeWorkspace]:
+    """The workspace that every command opens; the test runs in an empty folder."""
+    fake = FakeWorkspace()
+    module: Any = ModuleType("incremental_llm.workspace")
+    module.Workspace = fake
+    monkeypatch.setitem(sys.modules, "incremental_llm.workspace", module)
+    monkeypatch.chdir(tmp_path)
+    torch_was_there = "torch" in sys.modules
+    yield fake
+    assert torch_was_there or "torch" not in sys.modules
+
+
+Illm = Callable[..., Result]
+
+
+@pytest.fixture
+def illm() -> Illm:
+    """Run one command line."""
+
+    def invoke(*args: str, input: str | None = None) -> Result:
+        return CliRunner().invoke(app, list(args), input=input)
+
+    return invoke

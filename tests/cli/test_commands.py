@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from incremental_llm.cli.commands import app
+
+HEAVY = ("torch", "transformers", "trl", "peft", "sqlalchemy", "pydantic", "rich", "numpy", "yaml")
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from incremental_llm.cli import main\n"
+        "sys.argv = ['illm', '--help']\n"
+        "try: main()\n"
+        f"finally: print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.strip() == "[]"
+    shown = [line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line.strip()]
+    expected = "init feedback dataset run nightly evaluate registry export report chat doctor"
+    assert shown == expected.split()
+    assert "..." not in done.stdout.split("Commands:")[1]
+
+
+@pytest.mark.parametrize(
+    "noun", ["", "feedback", "dataset", "registry", "registry promote", "run", "export", "doctor", "chat", "init"]
+)
+def test_every_help_says_what_the_command_does(illm, noun: str) -> None:
+    done = illm(*noun.split(), "--help")
+    assert done.exit_code == 0
+    assert done.output.startswith("Usage:")
+
+
+def test_no_command_shows_the_help(illm) -> None:
+    assert "Commands:" in illm().output
+
+
+def test_version(illm, monkeypatch) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: "1.2.3")
+    assert illm("--version").output == "incremental_llm 1.2.3\n"
+    monkeypatch.setattr(metadata, "version", lambda name: metadata.distribution("no-such-thing-here").version)
+    assert "not installed" in illm("--version").output
+
+
+@pytest.mark.parametrize("wrong", ["registri", "run --fast", "export production", "registry promote x"])
+def test_wrong_usage_is_exit_code_2(illm, wrong: str) -> None:
+    done = illm(*wrong.split())
+    assert done.exit_code == 2
+    assert "Usage:" in done.stderr
+
+
+def test_the_app_never_prints_a_rich_traceback() -> None:
+    assert app.pretty_exceptions_enable is False

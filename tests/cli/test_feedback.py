@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from incremental_llm.feedback import ImportReport, RefusedLine
+
+
+def test_import_accounts_for_every_line(illm, workspace) -> None:
+    Path("a.jsonl").write_text("{}\n", encoding="utf-8")
+    done = illm("feedback", "import", "a.jsonl")
+    assert done.exit_code == 0
+    assert "a.jsonl: 5 lines: 2 added, 1 known already, 1 blank, 1 refused" in done.stdout
+    assert "a.jsonl:3: expected JSON, found 'oops'" in done.stdout
+    assert "1 of unknown type 'page_view'" in done.stdout
+    assert "7 lines before them were read by an earlier import" in done.stdout
+    assert "reading a.jsonl 4/4 (100 %)" in done.stderr
+    assert "next: illm dataset show" in done.stderr
+
+
+def test_import_refuses_before_it_begins_when_a_file_is_missing(illm, workspace) -> None:
+    Path("a.jsonl").write_text("{}\n", encoding="utf-8")
+    done = illm("feedback", "import", "a.jsonl", "b.jsonl")
+    assert done.exit_code == 2
+    assert "no such file: b.jsonl. Nothing was imported." in done.stderr
+    assert workspace.calls == []
+
+
+def test_import_as_json(illm, workspace) -> None:
+    Path("a.jsonl").write_text("{}\n", encoding="utf-8")
+    done = illm("feedback", "import", "a.jsonl", "--json")
+    found = json.loads(done.stdout)
+    assert found["head"] == 8
+    assert found["files"]["a.jsonl"]["refused"] == [{"line": 3, "reason": "expected JSON, found 'oops'"}]
+    assert "next:" not in done.output
+
+
+def test_status_counts_what_is_new(illm, workspace) -> None:
+    done = illm("feedback", "status")
+    assert "read up to event 5 of 8" in done.stdout
+    assert "new since then: 3, of them 1 quarantined" in done.stdout
+    assert "thumb t9" in done.stdout
+    assert "next: illm dataset show" in done.stderr
+    found = json.loads(illm("feedback", "status", "--json").stdout)
+    assert found["events"] == {"interaction": 5, "thumb": 3}
+    assert (found["new"], found["new_quarantined"], found["waiting"]) == (3, 1, 1)
+
+
+def test_a_file_without_one_event_is_wrong_input(illm, workspace, monkeypatch) -> None:
+    refused = tuple(RefusedLine(line, "expected JSON") for line in range(1, 31))
+    found = ImportReport(lines=30, added=0, duplicates=0, waiting=0, unknown_types={}, refused=refused)
+    monkeypatch.setattr(workspace, "import_feedback", lambda path, progress: found)
+    Path("a.csv").write_text("a,b\n", encoding="utf-8")
+    done = illm("feedback", "import", "a.csv")
+    assert done.exit_code == 2
+    assert "and 10 more refused lines (all of them with --json)" in done.stdout
+    assert "found not one event in a.csv" in done.stderr

@@ -1,0 +1,62 @@
+"""evaluate, export, report and chat: one call each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def test_evaluate_shows_scores_and_their_intervals(illm, workspace) -> None:
+    done = illm("evaluate", "1", "--suite", "general", "-s", "shop", "--wrong")
+    assert done.exit_code == 0
+    assert workspace.calls == [("evaluate", "1", ["general", "shop"])]
+    assert "50.0 %" in done.stdout
+    assert "15.0 to 85.0 %" in done.stdout  # Wilson's interval of 2 in 4
+    assert "answer 1" in done.stdout
+    assert "answer 2" not in done.stdout
+    assert illm("evaluate", "--json").exit_code == 0
+    assert workspace.calls[-1] == ("evaluate", "production", None)
+
+
+def test_what_was_not_measured_is_no_success(illm, workspace) -> None:
+    workspace.measured = workspace.example_report(measured=False)
+    done = illm("evaluate")
+    assert done.exit_code == 1
+    assert "not measured" in done.stdout
+    assert "error: expected every item to be measured, found 1 that were not" in done.stderr
+    done = illm("evaluate", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["suites"]["odd"]["score"] is None
+
+
+def test_export(illm, workspace) -> None:
+    done = illm("export", "production", "out", "--form", "merged")
+    assert workspace.calls == [("export", "production", Path("out"), "merged")]
+    assert "its logits against the stack's: max_abs_logit 0.25, mean_kl 0.001" in done.stdout
+    assert "vllm serve base" in done.stderr
+    assert illm("export", "1", "out2", "--json").exit_code == 0
+    assert workspace.calls[-1] == ("export", "1", Path("out2"), "peft")
+    assert illm("export", "1", "out3", "--form", "gguf").exit_code == 2
+
+
+def test_report(illm, workspace) -> None:
+    done = illm("report", "page.html")
+    assert "page.html: the report" in done.stdout
+    assert "next: open page.html in a browser" in done.stderr
+
+
+def test_chat_answers_one_message(illm, workspace) -> None:
+    done = illm("chat", "1", "-m", "Hi", "--max-new-tokens", "9")
+    assert done.stdout == "answer 1\n"
+    assert workspace.calls == [("chat", "1", ["Hi"], 9)]
+    assert json.loads(illm("chat", "-m", "Hi", "--json").stdout)["answer"] == "answer 1"
+
+
+def test_chat_keeps_the_conversation_until_told_otherwise(illm, workspace) -> None:
+    done = illm("chat", input="Hi\n\nAnd?\n/new\nHello\n/exit\nnever\n")
+    assert [call[2] for call in workspace.calls] == [["Hi"], ["Hi", "answer 1", "And?"], ["Hello"]]
+    assert done.stdout.splitlines() == ["production> answer 1", "production> answer 3", "production> answer 1"]
+
+
+def test_chat_as_json_needs_a_message(illm, workspace) -> None:
+    assert illm("chat", "--json").exit_code == 2

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def test_list_shows_versions_refs_and_attempts(illm, workspace) -> None:
+    shown = illm("registry", "list").stdout
+    assert "night 1" in shown
+    assert "production" in shown
+    assert "general fell by 9 points" in shown
+    assert "quarantined events: 1" in shown
+
+
+def test_show_one_version(illm, workspace) -> None:
+    shown = illm("registry", "show").stdout
+    assert "version: 1" in shown
+    assert f"  - {'a' * 64}" in shown
+    found = json.loads(illm("registry", "show", "v1".removeprefix("v"), "--json").stdout)
+    assert found["cursor"] == 5
+
+
+def test_an_unknown_ref_is_exit_code_2(illm, workspace) -> None:
+    done = illm("registry", "show", "productoin")
+    assert done.exit_code == 2
+    assert "did you mean 'production'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "call"),
+    [(("promote", "0"), ("promote", 0)), (("rollback", "0", "--reason", "bad"), ("rollback", 0, "bad"))],
+)
+def test_moving_production_needs_yes_without_a_terminal(illm, workspace, command, call) -> None:
+    refused = illm("registry", *command)
+    assert refused.exit_code == 2
+    assert "add --yes" in refused.stderr
+    assert workspace.calls == []
+    shown = illm("registry", *command, "--dry-run")
+    assert shown.exit_code == 0
+    assert shown.stdout.startswith("would ")
+    assert workspace.calls == []
+    done = illm("registry", *command, "--yes")
+    assert done.exit_code == 0
+    assert workspace.calls == [call]
+    assert "production is now version" in done.stdout
+
+
+def test_promoting_what_is_production_already_is_wrong_input(illm, workspace) -> None:
+    done = illm("registry", "promote", "1", "--yes")
+    assert done.exit_code == 2
+    assert "which production is already" in done.stderr
+
+
+def test_rollback_says_which_events_it_quarantines(illm, workspace) -> None:
+    shown = illm("registry", "rollback", "0", "-r", "bad", "--dry-run").stdout
+    assert "would roll production back from version 1 to the state of 0, and quarantine events 1 to 5" in shown
+
+
+def test_rollback_needs_a_reason(illm, workspace) -> None:
+    assert illm("registry", "rollback", "0", "--yes").exit_code == 2
+    assert workspace.calls == []
+
+
+def test_verify(illm, workspace) -> None:
+    done = illm("registry", "verify")
+    assert (done.exit_code, done.stdout) == (0, "all is well: 2 version(s), every object as its digest says\n")
+    workspace.registry.problems = ["object ab12: expected its digest, found another"]
+    done = illm("registry", "verify")
+    assert done.exit_code == 1
+    assert "problem: object ab12: expected its digest, found another" in done.stdout
+    assert "error: expected every promise of the registry to hold, found 1 broken" in done.stderr
+    assert json.loads(illm("registry", "verify", "--json").stdout)["problems"] == workspace.registry.problems
+
+
+def test_diff(illm, workspace) -> None:
+    shown = illm("registry", "diff", "0", "1").stdout
+    assert workspace.calls == [("diff", "0", "1")]
+    assert "events: 5" in shown
+    assert "removed" not in shown

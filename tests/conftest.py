@@ -1,0 +1,110 @@
+"""A random Llama of a few thousand weights with a real byte-level tokenizer and chat template, for logic tests."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+# Enough text for some merges, so that tokens are longer than bytes and a seam between texts can matter.
+_CORPUS = (
+    "system user assistant\n the shop answers: you can return an order within 30 days.\n\n",
+    "What is the capital of France? How long does shipping take? It takes three to five days.\n",
+)
+
+
+def build_tokenizer() -> Any:
+    """Byte-level BPE, 320 tokens; end of sequence and padding are the same token, as in many chat models."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_CORPUS * 2, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(tokenizer: Any, *, seed: int = 0) -> Any:
+    """Llama with hidden size 32, 2 layers, 2 heads (1 for keys and values), tied embeddings, fp32, in eval mode."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """The tokenizer of the tiny model; shared, so leave it as it is."""
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def _tiny_weights(tiny_tokenizer: Any) -> Any:
+    return build_model(tiny_tokenizer)
+
+
+@pytest.fixture
+def tiny_model(_tiny_weights: Any) -> Iterator[Any]:
+    """The tiny model, a copy of its own for each test: wrap it, train it, break it. Runs on one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # at this size threads only wait for each other, for seconds on a busy machine
+    yield copy.deepcopy(_tiny_weights)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, _tiny_weights: Any, tiny_tokenizer: Any) -> Path:
+    """The tiny model as a saved folder (model.safetensors, config, tokenizer, chat_template); read only."""
+    folder = tmp_path_factory.mktemp("tiny_model")
+    copy.deepcopy(_tiny_weights).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,138 @@
+"""When two texts are the same, and when they only look it."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from incremental_llm.chat import Message
+from incremental_llm.dataset import SftExample, UnpairedExample
+from incremental_llm.dataset.dedup import exact_key, group_near, near_duplicates, normalised
+
+BOOTS = "You can return every pair of boots within 30 days if they are clean and in their box"
+
+
+def example(completion: str, prompt: str = "Can I return boots?") -> SftExample:
+    asked = (Message(role="user", content=prompt),)
+    return SftExample(prompt=asked, completion=completion, sources=("i", "k"), users=("r",))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("How long?", "  how LONG "),
+        ("“Yes”, it's free.", '"yes" it’s free'),
+        ("size 30-40", "Size 30 40"),
+        ("ＡＢＣ", "abc"),
+    ],
+)
+def test_case_spaces_and_punctuation_mean_nothing(one: str, other: str) -> None:
+    assert normalised(one) == normalised(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("it is -5 degrees", "it is 5 degrees"),
+        ("1.5 litres", "15 litres"),
+        ("1.5 litres", "1 5 litres"),
+        ("5 %", "5"),
+        ("5 €", "5 $"),
+        ("C", "C#"),
+        ("?", "!"),
+    ],
+)
+def test_signs_and_numbers_mean_something(one: str, other: str) -> None:
+    assert normalised(one) != normalised(other)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        BOOTS.replace("return", "retrun"),
+        BOOTS.replace("every pair", "every the pair"),
+        BOOTS.replace("boots", "bots").replace("clean", "claen"),
+        BOOTS.upper() + "!",
+    ],
+)
+def test_typing_errors_and_filler_make_near_duplicates(other: str) -> None:
+    assert near_duplicates([BOOTS], [other])
+    assert near_duplicates([other], [BOOTS])
+    assert group_near([example(BOOTS), example(other)]) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        BOOTS.replace("30", "45"),
+        BOOTS.replace("30", "3"),
+        BOOTS.replace("can", "can not"),
+        BOOTS.replace("You can", "You can't"),
+        BOOTS.replace("boots", "tents"),
+        BOOTS.replace("clean", "unclean"),
+        BOOTS.replace("every", "no"),
+        BOOTS.replace("clean and in their box", "in their box and clean"),
+        BOOTS + " today",
+    ],
+)
+def test_another_number_word_or_order_is_no_duplicate(other: str) -> None:
+    assert not near_duplicates([BOOTS], [other])
+    assert group_near([example(BOOTS), example(other)]) == [0, 1]
+
+
+def test_a_digit_is_no_typing_error() -> None:
+    text = "The voucher of an item that was returned in the sale can be used until the end of {} and not any longer"
+    assert not near_duplicates([text.format("2027")], [text.format("2028")])
+
+
+def test_number_words_are_numbers() -> None:
+    text = "We keep every parcel that nobody collects at the counter for {} days and then it goes back to the sender"
+    assert not near_duplicates([text.format("four")], [text.format("five")])
+
+
+def test_a_paraphrased_question_with_the_same_answer_is_no_duplicate() -> None:
+    pair = [example(BOOTS, "May boots go back?"), example(BOOTS, "Can I return boots?")]
+    assert group_near(pair) == [0, 1]
+    assert exact_key(pair[0]) != exact_key(pair[1])
+
+
+def test_verdict_kind_and_roles_are_part_of_what_is_compared() -> None:
+    asked = (Message(role="user", content="?"),)
+    up = UnpairedExample(prompt=asked, completion=BOOTS, desirable=True, sources=(), users=())
+    down = up.model_copy(update={"desirable": False})
+    system = up.model_copy(update={"prompt": (Message(role="system", content="?"), *asked)})
+    assert group_near([up, down, system]) == [0, 1, 2]
+    assert len({exact_key(e) for e in (up, down, system)}) == 3
+
+
+_VOCABULARY = ("return", "boots", "30", "45", "days", "not", "within", "every", "pair", "the", "clean", "retrun")
+_WORDS = st.lists(st.sampled_from(_VOCABULARY), max_size=8)
+
+
+@settings(max_examples=80, deadline=None)
+@given(texts=st.lists(_WORDS.map(" ".join), min_size=1, max_size=8))
+def test_blocks_find_what_comparing_all_with_all_finds(texts: list[str]) -> None:
+    examples = [example(text) for text in texts]
+    kept: list[int] = []
+    expected = []
+    for position, text in enumerate(texts):
+        match = next((k for k in kept if near_duplicates([text], [texts[k]])), position)
+        expected.append(match)
+        if match == position:
+            kept.append(position)
+    assert group_near(examples) == expected
+
+
+def test_five_thousand_examples_take_seconds() -> None:
+    generator = random.Random(0)
+    vocabulary = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("ando", "erim", "ilon", "ovat")]
+    texts = [" ".join(generator.choices(vocabulary, k=18)) for _ in range(4000)]
+    typos = [text.replace("ando", "adno", 1) for text in texts[:1000]]
+    started = time.perf_counter()
+    first = group_near([example(text) for text in (*texts, *typos)])
+    assert time.perf_counter() - started < 10
+    assert sum(original != position for position, original in enumerate(first)) > 800

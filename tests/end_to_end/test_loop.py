@@ -1,0 +1,127 @@
+"""The whole loop on a tiny model: promote, refuse, quarantine, roll back, resume; nothing lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from incremental_llm import pipeline
+from incremental_llm.adapters.stack import adapter_paths
+from incremental_llm.artifacts import verify_folder
+from incremental_llm.config import RunConfig
+from incremental_llm.errors import NothingToTrainError, SuiteError
+from incremental_llm.workspace import Workspace
+
+from .conftest import BAD, GOOD, night, write_log
+
+Config = Callable[..., RunConfig]
+
+
+def test_a_night_is_learned_a_false_one_refused_and_a_rollback_undoes_it(tmp_path: Path, tiny_config: Config) -> None:
+    with Workspace.create(tiny_config()) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        first = workspace.run()
+        assert (first.decision, first.version) == ("promoted", 1), first.reasons
+        assert workspace.registry.head().version == 1
+        assert first.candidate.suites[pipeline.LEARNED].score == 1.0
+        assert len(workspace.registry.get_json(str(workspace.registry.head().corrections))) == 14
+
+        with pytest.raises(NothingToTrainError, match="no new feedback"):
+            workspace.run()
+
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, BAD, GOOD)))
+        second = workspace.run()
+        assert (second.decision, second.version) == ("rejected", None), second.reasons
+        assert workspace.registry.head().version == 1
+        assert any("corrections" in reason for reason in second.reasons)
+        with pytest.raises(NothingToTrainError, match="no feedback has come since"):
+            workspace.run()
+
+        workspace.import_feedback(write_log(tmp_path / "n3.jsonl", night(3, BAD, GOOD)))
+        third = workspace.run()
+        assert third.decision == "quarantined", third.reasons
+        spent = workspace.registry.quarantined()
+        assert spent == {stored.seq for stored in workspace.store.read(after=28, until=56)}
+
+        undone = workspace.rollback(to=0, reason="a test")
+        assert (undone.version, undone.kind, undone.stack.adapters) == (2, "rollback", ())
+        assert set(range(1, 29)) <= workspace.registry.quarantined()
+        assert not workspace.registry.verify()
+
+
+def test_the_second_adapter_stands_on_the_frozen_first_and_replay_is_mixed_in(
+    tmp_path: Path, tiny_config: Config
+) -> None:
+    with Workspace.create(tiny_config()) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        workspace.run()
+        (below,) = adapter_paths(workspace.stack(), workspace.registry.objects)
+        digest = verify_folder(below)
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, GOOD, BAD)))
+        outcome = workspace.run()
+        # Its corrections already hold under v1, so nothing can be shown to be better: no proof, no promotion.
+        assert outcome.decision in {"promoted", "rejected"}
+        assert outcome.mixture.realised["sft"].replay >= 4
+        assert verify_folder(below) == digest
+        seen = {sighting.adapter for sighting in workspace.registry.adapters_that_saw("u0")}
+        assert len(seen) == 2
+
+
+@pytest.mark.parametrize("stage", ["put_object", "put_json", "commit_increment"])
+def test_a_run_killed_at_a_stage_continues_to_the_same_version(
+    stage: str, tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config()
+    log = write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD))
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_args: Any, **_kwargs: Any) -> None:
+        raise Killed
+
+    with Workspace.create(config) as workspace:
+        workspace.import_feedback(log)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(workspace.registry), stage, die)
+            with pytest.raises(Killed):
+                workspace.run()
+        assert workspace.registry.head().version == 0
+        assert not workspace.registry.verify()
+    trained = 0
+
+    def count(**arguments: Any) -> Any:
+        nonlocal trained
+        from incremental_llm.training.increment import train_increment
+
+        before = (arguments["out"] / "adapter" / "manifest.json").is_file()
+        trained += not before
+        return train_increment(**arguments)
+
+    with Workspace.open(config) as workspace:
+        outcome = workspace.run(train=count)
+        assert (outcome.decision, outcome.version, trained) == ("promoted", 1, 0)
+
+
+def test_a_suite_that_changed_without_a_new_version_stops_the_night(tmp_path: Path, tiny_config: Config) -> None:
+    config = tiny_config()
+    with Workspace.create(config) as workspace:
+        workspace.evaluate()
+        items = config.suites.folder / "tiny" / "items.jsonl"
+        items.write_text(items.read_text(encoding="utf-8").replace("Count to 3", "Count up to 3"), encoding="utf-8")
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        with pytest.raises(SuiteError, match="version"):
+            workspace.run()
+        assert workspace.registry.head().version == 0
+
+
+def test_feedback_that_becomes_no_example_is_no_success(tmp_path: Path, tiny_config: Config) -> None:
+    with Workspace.create(tiny_config()) as workspace:
+        only_served = [event for event in night(1, GOOD, BAD) if event["type"] == "interaction"]
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", only_served))
+        with pytest.raises(NothingToTrainError, match="no_feedback"):
+            workspace.run()
+        assert workspace.registry.attempts() == ()

@@ -1,0 +1,39 @@
+"""The nightly recipe on two processes: one registry, one commit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from incremental_llm.config import RunConfig
+from incremental_llm.workspace import Workspace
+
+from .conftest import BAD, GOOD, night, write_log
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_two_processes_promote_one_version(tmp_path: Path, tiny_config: Callable[..., RunConfig]) -> None:
+    config = tiny_config()
+    with Workspace.create(config) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_config.yaml")]
+    command += ["--num_processes", "2", str(ROOT / "recipes" / "nightly.py"), "--config", str(recipe)]
+    command += ["--set", "training.seed=3"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("promoted: production is now version 1") == 1
+    with Workspace.open(config) as workspace:
+        head = workspace.registry.head()
+        assert (head.version, len(head.stack.adapters)) == (1, 1)
+        assert workspace.registry.get_json(str(head.recipe))["training"]["seed"] == 3
+        assert not workspace.registry.verify()
+        assert workspace.registry.attempts() == ()

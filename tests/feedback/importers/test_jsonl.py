@@ -1,0 +1,173 @@
+"""Import of JSONL: bad lines are named, the rest goes in, and the same call again continues."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from incremental_llm.errors import InputError
+from incremental_llm.feedback import FeedbackStore, ImportReport, import_jsonl
+from incremental_llm.feedback.importers import jsonl
+
+TIME = "2026-11-01T12:00:00Z"
+
+
+def served(name: str, reply: str = "yes") -> str:
+    body = {"conversation": "c", "user": "u", "messages": [{"role": "user", "content": "?"}], "reply": reply}
+    return json.dumps({"type": "interaction", "id": name, "time": TIME, "model": "m", **body}, ensure_ascii=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[FeedbackStore]:
+    with FeedbackStore(f"sqlite:///{tmp_path / 'feedback.db'}") as opened:
+        yield opened
+
+
+def write(path: Path, *lines: str, end: str = "\n") -> Path:
+    path.write_bytes(("\n".join(lines) + end).encode())
+    return path
+
+
+def short(report: ImportReport) -> dict[str, Any]:
+    return {
+        "lines": report.lines,
+        "added": report.added,
+        "duplicates": report.duplicates,
+        "refused": [refused.line for refused in report.refused],
+        "resumed": report.resumed,
+    }
+
+
+def test_a_bad_line_is_named_and_the_rest_goes_in(store: FeedbackStore, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "log.jsonl",
+        served("i1"),
+        '{"type": "thumb", "id"',
+        "",
+        '{"type":"page_view"}',
+        served("i1"),
+        served("i1", "other"),
+        json.dumps({"type": "thumb", "id": "t1", "time": TIME, "interaction": "later", "user": "u", "value": 1}),
+        '{"type":"ping","n":NaN}',
+        "[" * 100_000,
+        served("i2"),
+    )
+    report = import_jsonl(store, path)
+    assert (report.lines, report.added, report.duplicates, report.blank, report.waiting) == (10, 4, 1, 1, 1)
+    assert report.unknown_types == {"page_view": 1}
+    reasons = {refused.line: refused.reason for refused in report.refused}
+    assert reasons.keys() == {2, 6, 8, 9}
+    assert "expected JSON, found an error at position" in reasons[2]
+    assert "id 'i1' is stored with other content" in reasons[6]
+    assert "NaN" in reasons[8]
+    assert "nested too deeply" in reasons[9] or "expected JSON" in reasons[9]
+
+
+def test_bytes_that_are_no_utf8_are_one_bad_line(store: FeedbackStore, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(served("i1").encode() + b"\n\xff\xfe\n" + served("i2").encode() + b"\n")
+    report = import_jsonl(store, path)
+    assert short(report) == {"lines": 3, "added": 2, "duplicates": 0, "refused": [2], "resumed": 0}
+    assert report.refused[0].reason == "expected UTF-8, found byte 0xff at position 1"
+
+
+def test_separators_inside_texts_and_other_line_ends_are_harmless(store: FeedbackStore, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + (served("i1", "a\u2028b\u0085c") + "\r\n" + served("i2") + "\r\n").encode())
+    report = import_jsonl(store, path)
+    assert short(report) == {"lines": 2, "added": 2, "duplicates": 0, "refused": [], "resumed": 0}
+    assert next(store.read()).event.reply == "a\u2028b\u0085c"  # type: ignore[union-attr]
+
+
+def test_the_same_file_again_reads_nothing_and_still_names_its_bad_lines(store: FeedbackStore, tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", served("i1"), "{", served("i2"))
+    import_jsonl(store, path)
+    again = import_jsonl(store, path)
+    assert short(again) == {"lines": 0, "added": 0, "duplicates": 0, "refused": [2], "resumed": 3}
+
+
+def test_a_file_that_grew_is_read_from_where_it_ended(store: FeedbackStore, tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", served("i1"))
+    import_jsonl(store, path)
+    write(path, served("i1"), served("i2"), "{")
+    assert short(import_jsonl(store, path)) == {"lines": 2, "added": 1, "duplicates": 0, "refused": [3], "resumed": 1}
+
+
+def test_a_file_that_changed_is_read_from_the_top(store: FeedbackStore, tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", served("i1"), "{", served("i2"))
+    import_jsonl(store, path)
+    write(path, served("i1"), served("i3"))
+    assert short(import_jsonl(store, path)) == {"lines": 2, "added": 1, "duplicates": 1, "refused": [], "resumed": 0}
+
+
+def test_a_file_that_shrank_is_read_from_the_top(store: FeedbackStore, tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", served("i1"), served("i2"))
+    import_jsonl(store, path)
+    write(path, served("i1"))
+    assert short(import_jsonl(store, path)) == {"lines": 1, "added": 0, "duplicates": 1, "refused": [], "resumed": 0}
+
+
+def test_a_last_line_without_its_end_is_read_and_read_again(store: FeedbackStore, tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", served("i1"), served("i2")[:-9], end="")
+    assert short(import_jsonl(store, path)) == {"lines": 2, "added": 1, "duplicates": 0, "refused": [2], "resumed": 0}
+    write(path, served("i1"), served("i2"), end="")
+    assert short(import_jsonl(store, path)) == {"lines": 1, "added": 1, "duplicates": 0, "refused": [], "resumed": 1}
+    write(path, served("i1"), served("i2"))
+    assert short(import_jsonl(store, path)) == {"lines": 1, "added": 0, "duplicates": 1, "refused": [], "resumed": 1}
+
+
+def test_a_killed_import_continues(store: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "BATCH_LINES", 10)
+    lines = ["{" if n == 3 else served(f"i{n}") for n in range(35)]
+    path = write(tmp_path / "log.jsonl", *lines)
+
+    def kill(done: int, size: int) -> None:
+        if done > size / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_jsonl(store, path, progress=kill)
+    assert store.head() == 19
+    report = import_jsonl(store, path)
+    assert short(report) == {"lines": 15, "added": 15, "duplicates": 0, "refused": [4], "resumed": 20}
+    assert [stored.seq for stored in store.read()] == list(range(1, 35))
+
+
+def test_a_kill_within_a_batch_stores_neither_events_nor_mark(
+    store: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "log.jsonl", served("i1"))
+
+    def broken(*_args: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr("incremental_llm.feedback.store._save_step", broken)
+        import_jsonl(store, path)
+    assert (store.head(), store.mark(str(path))) == (0, None)
+    assert import_jsonl(store, path).added == 1
+
+
+def test_progress_counts_bytes(store: FeedbackStore, tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", served("i1"), served("i2"))
+    calls: list[tuple[int, int]] = []
+    import_jsonl(store, path, progress=lambda done, size: calls.append((done, size)))
+    assert calls[-1] == (path.stat().st_size, path.stat().st_size)
+
+
+def test_a_missing_file(store: FeedbackStore, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.jsonl: expected an event log"):
+        import_jsonl(store, tmp_path / "none.jsonl")
+
+
+def test_an_endless_line_does_not_fill_the_memory(
+    store: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 1000)
+    path = write(tmp_path / "log.jsonl", served("i1"), "x" * 3000)
+    with pytest.raises(InputError, match="expected lines of at most 1000 bytes"):
+        import_jsonl(store, path)

@@ -1,0 +1,120 @@
+"""Events: what parses, what is refused and how it is said."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from incremental_llm.errors import InputError
+from incremental_llm.feedback import EVENT_TYPES, EventError, UnknownEvent, event_to_dict, parse_event, references
+
+TIME = "2026-11-01T12:00:00Z"
+MESSAGES = [{"role": "user", "content": "Hi"}]
+VALID: dict[str, dict[str, Any]] = {
+    "interaction": {"conversation": "c1", "user": "u1", "messages": MESSAGES, "reply": "", "model": "production@7"},
+    "thumb": {"interaction": "i1", "user": "u1", "value": -1},
+    "correction": {"interaction": "i1", "reviewer": "r1", "content": "the right reply"},
+    "preference": {"chosen": "i2", "rejected": "i1", "user": "u1"},
+    "rephrase": {"interaction": "i1", "followup": "i2"},
+    "policy_change": {"reviewer": "r1", "supersedes": ["k1", "i7"], "note": "45 days, was 30"},
+}
+
+
+def line(kind: str, **change: Any) -> dict[str, Any]:
+    return {"type": kind, "id": "x1", "time": TIME, **VALID[kind], **change}
+
+
+def without(kind: str, key: str) -> dict[str, Any]:
+    return {name: value for name, value in line(kind).items() if name != key}
+
+
+@pytest.mark.parametrize("kind", EVENT_TYPES)
+def test_every_type_survives_a_round_trip(kind: str) -> None:
+    event = parse_event(line(kind))
+    assert event.type == kind
+    assert parse_event(event_to_dict(event)) == event
+
+
+def test_the_types_of_the_tests_are_all_types() -> None:
+    assert set(VALID) == set(EVENT_TYPES)
+
+
+def test_metadata_is_kept_as_it_is() -> None:
+    metadata = {"a": None, "b": [1.5, {"c": "\u2028"}]}
+    assert event_to_dict(parse_event(line("interaction", metadata=metadata)))["metadata"] == metadata
+
+
+def test_times_are_utc() -> None:
+    event = parse_event(line("thumb", time="2026-11-01T14:00:00+02:00"))
+    assert event.time == datetime(2026, 11, 1, 12, tzinfo=UTC)
+    assert event_to_dict(event)["time"] == TIME
+
+
+def test_equal_times_in_other_zones_are_the_same_event() -> None:
+    assert parse_event(line("thumb", time="2026-11-01T14:00:00+02:00")) == parse_event(line("thumb"))
+
+
+@pytest.mark.parametrize(
+    ("obj", "said"),
+    [
+        ([], "expected an object, found list"),
+        ({"id": "t1"}, "type: expected one of interaction"),
+        ({"type": 3, "id": "t1"}, "type: expected one of"),
+        (without("thumb", "user"), "user: missing"),
+        (line("thumb", value=0), "value: Input should be 1 or -1, found 0"),
+        (line("thumb", value=True), "value: expected 1 or -1, found True"),
+        (line("thumb", value="1"), "value: expected 1 or -1"),
+        (line("thumb", id=""), "id: expected 1 to 200 characters"),
+        (line("thumb", id="a\nb"), "id: expected 1 to 200 characters"),
+        (line("thumb", user=7), "user: Input should be a valid string"),
+        (line("thumb", time="2026-11-01T12:00:00"), "time: Input should have timezone info"),
+        (line("thumb", time=1700000000), "time: expected an ISO 8601 time"),
+        (line("thumb", time="1700000000"), "time: expected an ISO 8601 time"),
+        (line("thumb", interacton="i1"), "unknown field 'interacton' of thumb, did you mean 'interaction'?"),
+        (line("interaction", messages=[]), "messages: Tuple should have at least 1 item"),
+        (line("interaction", messages=[{"role": "bot", "content": ""}]), "messages.0.role: Input should be"),
+        (line("interaction", metadata={"score": float("nan")}), "expected plain JSON"),
+        (line("interaction", reply="\ud800"), "expected plain JSON in valid Unicode"),
+        (line("preference", chosen="i1"), "chosen and rejected are the same interaction"),
+        (line("rephrase", followup="i1"), "interaction and followup are the same interaction"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(obj: Any, said: str) -> None:
+    with pytest.raises(EventError) as caught:
+        parse_event(obj)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, InputError)
+
+
+def test_an_unknown_type_is_kept_whole() -> None:
+    body = {"type": "page_view", "id": "v1", "time": TIME, "page": {"path": "/boots"}}
+    event = parse_event(body)
+    assert isinstance(event, UnknownEvent)
+    assert (event.id, event.type, event_to_dict(event)) == ("v1", "page_view", body)
+
+
+def test_an_unknown_type_without_id_or_time_gets_an_id_from_its_content() -> None:
+    one = parse_event({"type": "ping", "n": 1})
+    assert one == parse_event({"n": 1, "type": "ping"})
+    assert one.id != parse_event({"type": "ping", "n": 2}).id
+    assert parse_event({"type": "ping", "id": "p1", "time": "yesterday"}).time is None
+
+
+def test_an_unknown_type_with_an_id_that_is_no_text_is_refused() -> None:
+    with pytest.raises(EventError, match="id: Input should be a valid string"):
+        parse_event({"type": "ping", "id": 5})
+
+
+def test_references_are_the_interactions_an_event_waits_for() -> None:
+    found = {kind: references(parse_event(line(kind))) for kind in EVENT_TYPES}
+    assert found == {
+        "interaction": (),
+        "thumb": ("i1",),
+        "correction": ("i1",),
+        "preference": ("i2", "i1"),
+        "rephrase": ("i1", "i2"),
+        "policy_change": (),
+    }

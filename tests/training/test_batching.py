@@ -1,0 +1,58 @@
+"""Order and padding: nothing is lost, everything is fixed beforehand."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows, training_order
+
+
+@given(
+    lengths=st.lists(st.integers(2, 200), min_size=1, max_size=60),
+    epochs=st.floats(0.5, 4),
+    batch_size=st.integers(2, 9),
+    seed=st.integers(0, 99),
+)
+def test_every_row_appears_as_often_as_the_epochs_say(
+    lengths: list[int], epochs: float, batch_size: int, seed: int
+) -> None:
+    order = training_order(lengths, epochs=epochs, batch_size=batch_size, seed=seed)
+    assert all(len(batch) == batch_size for batch in order)
+    counts = Counter(index for batch in order for index in batch)
+    total = sum(counts.values())
+    wanted = round(len(lengths) * epochs)
+    assert wanted <= total < wanted + max(batch_size, batch_size * 2)
+    laps = total / len(lengths)
+    assert all(int(laps) <= counts[index] <= int(laps) + 1 for index in range(len(lengths)))
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    first = training_order(list(range(40)), epochs=2, batch_size=4, seed=1)
+    assert first == training_order(list(range(40)), epochs=2, batch_size=4, seed=1)
+    assert first != training_order(list(range(40)), epochs=2, batch_size=4, seed=2)
+
+
+def test_rows_of_a_batch_have_similar_lengths() -> None:
+    lengths = [10, 100] * 32
+    batches = training_order(lengths, epochs=1, batch_size=8, seed=0)
+    assert all(len({lengths[i] for i in batch}) == 1 for batch in batches)
+
+
+def test_scored_positions_predict_the_completion_and_nothing_else() -> None:
+    ids_BT, scored_BT = pad_rows([Row((5, 6, 7), (8, 9)), Row((5,), (6,))])
+    assert ids_BT.tolist() == [[5, 6, 7, 8, 9], [5, 6, 0, 0, 0]]
+    targets = ids_BT.roll(-1, dims=1)[scored_BT]
+    assert targets.tolist() == [8, 9, 6]
+    assert torch.equal(scored_BT.sum(1), torch.tensor([2, 1]))
+
+
+@given(st.lists(st.integers(2, 300), min_size=0, max_size=50))
+def test_chunks_hold_every_row_once(lengths: list[int]) -> None:
+    rows = [Row((1,), (2,) * (n - 1)) for n in lengths]
+    chunks = length_sorted_chunks(rows, tokens=512)
+    assert sorted(i for chunk in chunks for i in chunk) == list(range(len(rows)))
+    assert all(len(c) == 1 or len(c) * max(rows[i].length for i in c) <= 512 for c in chunks)

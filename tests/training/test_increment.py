@@ -1,0 +1,345 @@
+"""An increment keeps its promises while it runs, and stops when one of them breaks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from incremental_llm.adapters import load
+from incremental_llm.artifacts import verify_folder, write_manifest
+from incremental_llm.dataset.examples import SftExample, UnpairedExample
+from incremental_llm.errors import IntegrityError, NothingToTrainError, TrainingError
+from incremental_llm.training import increment as module
+from incremental_llm.training import invariants, objectives
+
+from .conftest import PHASES, ask, everyday, examples_of, settings_of
+
+Increment = Callable[..., Any]
+
+
+class Killed(BaseException):
+    """What a power cut would be."""
+
+
+@pytest.fixture
+def phases_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """(objective, model) of every phase that runs, in order."""
+    run_phase, seen = module.run_phase, []
+
+    def recorded(model: Any, tokenizer: Any, plan: Any, *rest: Any) -> Any:
+        seen.append((plan.settings.objective, model))
+        return run_phase(model, tokenizer, plan, *rest)
+
+    monkeypatch.setattr(module, "run_phase", recorded)
+    return seen
+
+
+def tensors(adapter: Path) -> dict[str, torch.Tensor]:
+    return load_file(adapter / "adapter_model.safetensors")
+
+
+def test_three_objectives_train_one_adapter_against_one_reference(
+    increment: Increment, phases_run: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[str] = []
+    check = invariants.check_reference
+
+    def recorded(phase: str, stored_B: torch.Tensor, found_B: torch.Tensor) -> None:
+        assert torch.equal(stored_B, found_B)
+        compared.append(phase)
+        check(phase, stored_B, found_B)
+
+    monkeypatch.setattr(invariants, "check_reference", recorded)
+    result = increment()
+    assert compared == ["dpo", "kto", "sft"]
+    assert [(p.objective, p.steps, p.note) for p in result.phases] == [("dpo", 3, ""), ("kto", 3, ""), ("sft", 5, "")]
+    assert result.phases[0].losses[0] == pytest.approx(0.6931 * _mean_weight(result), abs=0.2)
+    assert all(len(p.losses) == len(p.anchor_kl) == p.steps for p in result.phases)
+    assert result.phases[0].anchor_kl[0] == pytest.approx(0, abs=1e-5)
+    for _, model in phases_run:
+        assert list(model.peft_config) == ["default"]  # TRL's copy "ref" of the trained adapter is gone
+        assert model.active_adapters == ["default"]
+    verify_folder(result.adapter)
+    config = json.loads((result.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    assert "/" not in config["base_model_name_or_path"]
+    assert all(torch.isfinite(t).all() for t in tensors(result.adapter).values())
+    assert any(t.abs().max() > 0 for name, t in tensors(result.adapter).items() if "lora_B" in name)
+
+
+def _mean_weight(result: Any) -> float:
+    assert result.phases[0].examples == 10
+    return sum(1 - 0.05 * n for n in range(10)) / 10
+
+
+def test_unit_weights_start_at_ln_2_and_a_half(increment: Increment) -> None:
+    plain = tuple(e.model_copy(update={"weight": 1.0}) for e in examples_of("pair", "unpaired"))
+    result = increment(
+        "dpo", "kto", examples=plain, settings=settings_of("dpo", "kto", anchor={"weight": 0}), anchors=[]
+    )
+    assert result.phases[0].losses[0] == pytest.approx(0.693147, abs=1e-5)
+    alone = settings_of("kto", anchor={"weight": 0})
+    first = increment(examples=plain, settings=alone, anchors=[], out=result.adapter.parent / "kto").phases[0]
+    assert first.losses[0] == pytest.approx(0.5, abs=1e-5)
+
+
+def test_an_adapter_that_is_not_fresh_is_refused(increment: Increment, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = module.lora_config
+
+    def used(model: Any, settings: Any) -> Any:
+        config = fresh(model, settings)
+        config.init_lora_weights = False  # B is random instead of 0
+        return config
+
+    monkeypatch.setattr(module, "lora_config", used)
+    with pytest.raises(TrainingError, match="must start at the reference"):
+        increment()
+
+
+@pytest.fixture
+def tampered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen weight moves a little during each phase."""
+    run_phase = module.run_phase
+
+    def tamper(model: Any, *rest: Any) -> Any:
+        report = run_phase(model, *rest)
+        with torch.no_grad():
+            next(p for n, p in model.named_parameters() if "mlp.up_proj.base_layer" in n)[0, 0] += 1
+        return report
+
+    monkeypatch.setattr(module, "run_phase", tamper)
+
+
+@pytest.mark.usefixtures("tampered")
+def test_a_frozen_weight_that_moves_is_noticed_at_the_next_phase_or_at_the_end(
+    increment: Increment, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="kto: the reference moved"):
+        increment(out=tmp_path / "three")
+    with pytest.raises(TrainingError, match="the frozen weights changed during training"):
+        increment("sft", out=tmp_path / "one")
+    assert not (tmp_path / "one" / "adapter").exists()
+
+
+def test_the_frozen_stack_below_is_checked_on_the_disk_too(increment: Increment, tmp_path: Path) -> None:
+    below = increment("sft", out=tmp_path / "first").adapter
+    digest = verify_folder(below)
+    above = increment("sft", adapter_folders=[below], out=tmp_path / "second")
+    assert verify_folder(below) == digest
+    assert any((tensors(above.adapter)[n] != t).any() for n, t in tensors(below).items())
+
+    def tamper(what: str, done: int, _total: int, _loss: float | None) -> None:
+        if what == "training sft" and done == 2:
+            (below / "adapter_config.json").write_text("{}", encoding="utf-8")
+
+    with pytest.raises(IntegrityError, match=r"adapter_config\.json"):
+        increment("sft", adapter_folders=[below], out=tmp_path / "third", progress=tamper)
+
+
+def test_a_saturated_dpo_phase_is_skipped_and_says_so(increment: Increment, tmp_path: Path) -> None:
+    full = [{"objective": "dpo", "learning_rate": 1e-3, "epochs": 1, "saturated_below": 0.7}]
+    result = increment(settings=settings_of(phases=[*full, PHASES["sft"]]))
+    dpo, sft = result.phases
+    assert (dpo.steps, dpo.tokens, sft.steps) == (0, 0, 5)
+    assert "the margins are saturated" in dpo.note
+    assert result.warnings == (dpo.note,)
+    with pytest.raises(NothingToTrainError, match="every phase was skipped: dpo: skipped"):
+        increment(settings=settings_of(phases=full), out=tmp_path / "alone")
+
+
+def test_thumbs_down_alone_are_never_trained_on(increment: Increment) -> None:
+    kept = [e for e in examples_of("unpaired", "sft") if not isinstance(e, UnpairedExample) or not e.desirable]
+    result = increment("kto", "sft", examples=tuple(kept))
+    assert "only thumbs down" in result.phases[0].note
+    assert (result.phases[0].steps, result.phases[1].steps) == (0, 5)
+
+
+@pytest.fixture
+def weights_after_failure(phases_run: list[Any]) -> Iterator[None]:
+    """Whatever stopped the run, every weight of the model is still finite."""
+    yield
+    ((_, model),) = phases_run
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+@pytest.mark.usefixtures("weights_after_failure")
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(
+    increment: Increment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nll, calls = objectives.nll_per_row, []
+
+    def broken(*arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        return nll(*arguments) * (float("nan") if len(calls) == 3 else 1.0)
+
+    monkeypatch.setattr(objectives, "nll_per_row", broken)
+    with pytest.raises(TrainingError, match="sft: the loss is nan at step 3"):
+        increment("sft")
+    assert len(calls) == 3
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+@pytest.mark.usefixtures("weights_after_failure")
+def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(increment: Increment, phases_run: list[Any]) -> None:
+    def break_one(what: str, done: int, _total: int, _loss: float | None) -> None:
+        if what == "training sft" and done == 1:
+            ((_, model),) = phases_run
+            names = dict(model.named_parameters())
+            broken = next(p for n, p in names.items() if "layers.1.mlp.up_proj.lora_B" in n)
+            broken.register_hook(lambda gradient: gradient * float("inf"))
+
+    with pytest.raises(
+        TrainingError, match=r"layers\.1\.mlp\.up_proj\.lora_B\.default\.weight is not finite at step 2"
+    ):
+        increment("sft", progress=break_one)
+
+
+def test_a_run_killed_inside_its_second_phase_ends_with_the_same_adapter(
+    increment: Increment, phases_run: list[Any], tmp_path: Path
+) -> None:
+    settings = settings_of("dpo", "sft", save_steps=2)
+    whole = increment(settings=settings, out=tmp_path / "whole")
+    phases_run.clear()
+
+    def die(what: str, done: int, _total: int, _loss: float | None) -> None:
+        if what == "training sft" and done == 4:  # logged after its optimizer step, before checkpoint 4
+            raise Killed
+
+    with pytest.raises(Killed):
+        increment(settings=settings, out=tmp_path / "cut", progress=die)
+    assert (tmp_path / "cut" / "phase1-sft" / "checkpoint-2").is_dir()
+    assert not (tmp_path / "cut" / "adapter").exists()
+    assert [objective for objective, _ in phases_run] == ["dpo", "sft"]
+
+    seen: list[int] = []
+    resumed = increment(
+        settings=settings,
+        out=tmp_path / "cut",
+        progress=lambda what, done, total, loss: seen.append(done) if what == "training sft" else None,
+    )
+    assert [objective for objective, _ in phases_run] == ["dpo", "sft", "sft"]  # DPO was not trained again
+    assert seen == [3, 4, 5]
+    assert all(torch.equal(t, tensors(resumed.adapter)[name]) for name, t in tensors(whole.adapter).items())
+    assert resumed.phases[1].losses == whole.phases[1].losses
+
+    again = increment(settings=settings, out=tmp_path / "cut")  # finished: nothing is trained
+    assert len(phases_run) == 3
+    assert again.phases == resumed.phases
+
+
+def test_a_damaged_checkpoint_is_passed_over(increment: Increment, phases_run: list[Any], tmp_path: Path) -> None:
+    settings = settings_of("sft", save_steps=2)
+    whole = increment(settings=settings, out=tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "adapter")
+    phase = tmp_path / "cut" / "phase0-sft"
+    shutil.rmtree(phase / "done")
+    newest = phase / "checkpoint-5" / "adapter_model.safetensors"
+    flipped = bytearray(newest.read_bytes())
+    flipped[-9] ^= 1
+    newest.write_bytes(flipped)
+    seen: list[int] = []
+    resumed = increment(
+        settings=settings,
+        out=tmp_path / "cut",
+        progress=lambda what, done, total, loss: seen.append(done) if what == "training sft" else None,
+    )
+    assert seen == [5]  # from checkpoint 4
+    assert all(torch.equal(t, tensors(resumed.adapter)[name]) for name, t in tensors(whole.adapter).items())
+
+
+def test_another_increments_folder_is_refused(increment: Increment) -> None:
+    increment("sft")
+    with pytest.raises(IntegrityError, match="another examples, settings"):
+        increment("dpo", examples=examples_of("pair"))
+
+
+def test_a_damaged_result_is_not_taken_for_one(increment: Increment) -> None:
+    adapter = increment("sft").adapter
+    (adapter / "training.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(IntegrityError, match=r"training\.json"):
+        increment("sft")
+    write_manifest(adapter)
+
+
+def test_nothing_to_train_is_an_error(increment: Increment) -> None:
+    with pytest.raises(NothingToTrainError, match="0 sft, 10 pair, 0 unpaired"):
+        increment("sft", examples=examples_of("pair"))
+
+
+def test_examples_that_are_too_long_are_counted(increment: Increment) -> None:
+    long = SftExample(prompt=ask("What?"), completion="a long story " * 40, sources=("e9",), users=("u1",))
+    settings = settings_of("sft", max_length=128)
+    result = increment(examples=(*examples_of("sft"), long), settings=settings)
+    assert result.too_long == (long.id,)
+    assert result.phases[0].examples == 10
+
+
+def test_an_anchor_without_conversations_is_an_error(increment: Increment) -> None:
+    with pytest.raises(TrainingError, match="no anchor conversations"):
+        increment("sft", anchors=[])
+    assert len(everyday()) == 3
+
+
+def test_micro_batches_add_up_to_the_batch(increment: Increment, tmp_path: Path) -> None:
+    """Cutting a step into micro-batches changes nothing but the order of a sum (anchor off: it runs in each of them)."""
+    off: dict[str, Any] = {"anchor": {"weight": 0}}
+    whole = increment(settings=settings_of("dpo", "sft", **off), anchors=[], out=tmp_path / "whole")
+    cut = increment(settings=settings_of("dpo", "sft", micro_batch=2, **off), anchors=[], out=tmp_path / "cut")
+    for name, tensor in tensors(whole.adapter).items():
+        assert torch.allclose(tensor, tensors(cut.adapter)[name], atol=1e-5), name
+    with pytest.raises(TrainingError, match="cannot be cut into micro-batches of 3"):
+        increment(settings=settings_of("sft", micro_batch=3, **off), anchors=[], out=tmp_path / "odd")
+
+
+@pytest.fixture
+def quantizable(tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any) -> Path:
+    """A random base whose layers have whole blocks of 64 weights a row, which is what 4-bit kernels want."""
+    config = type(tiny_model.config)(
+        **tiny_model.config.to_dict() | {"hidden_size": 64, "intermediate_size": 128, "head_dim": 32}
+    )
+    torch.manual_seed(0)
+    type(tiny_model)(config).save_pretrained(tmp_path / "base")
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_a_four_bit_base_is_never_folded_into(
+    increment: Increment, quantizable: Path, phases_run: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    below = increment("sft", base_folder=quantizable, out=tmp_path / "first").adapter
+    phases_run.clear()
+    monkeypatch.setattr(load, "merge_into", lambda *_: pytest.fail("folded into a 4-bit base"))
+    references: list[torch.Tensor] = []
+    monkeypatch.setattr(invariants, "check_reference", lambda phase, stored, found: references.extend([stored, found]))
+    plain = tuple(e.model_copy(update={"weight": 1.0}) for e in examples_of("pair", "sft"))
+    result = increment(
+        base_folder=quantizable,
+        adapter_folders=[below],
+        examples=plain,
+        settings=settings_of("dpo", "sft", quantization="nf4"),
+        out=tmp_path / "second",
+    )
+    assert result.phases[0].losses[0] == pytest.approx(0.693147, abs=1e-4)
+    assert torch.equal(references[0], references[1])
+    assert torch.equal(references[2], references[3])
+    _, (_, model) = phases_run
+    layer = dict(model.named_modules())["base_model.model.model.layers.0.mlp.up_proj"].base_layer
+    assert type(layer).__name__ == "Linear4bit"
+    # Adapter off is the 4-bit base with the stack on it, not the bare base.
+    ids_BT = torch.arange(4, 20).reshape(1, -1)
+    model.eval()
+    previous = load.load_stack(quantizable, [below], dtype=torch.float32, quantization="nf4")
+    bare = load.load_base(quantizable, dtype=torch.float32, quantization="nf4")
+    with torch.no_grad():
+        with model.disable_adapter():
+            off_BTV = model(input_ids=ids_BT).logits
+        stack_BTV, bare_BTV = previous(input_ids=ids_BT).logits, bare(input_ids=ids_BT).logits
+    assert torch.allclose(off_BTV, stack_BTV, atol=1e-5)
+    assert (stack_BTV - bare_BTV).abs().max() > 10 * (off_BTV - stack_BTV).abs().max() + 1e-2
