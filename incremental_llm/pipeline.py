@@ -152,6 +152,7 @@ def run_increment(
         IncrementalError: any failure; production is untouched and the same call continues.
     """
     clock = _Clock()
+    config.gate.check_names((*config.suites.names, KEPT, LEARNED))
     for suite in suites:
         registry.record_suite(suite.name, suite.version, suite.digest)
     todo = read_pending(registry, store, config)

@@ -245,11 +245,19 @@ class Workspace:
         from incremental_llm import handoff
 
         snapshot = self.registry.get(ref)
-        write = handoff.export_peft if form == "peft" else handoff.export_merged
+        quantization = self.config.training.quantization
+        if form == "merged" and quantization != "none":
+            raise InputError(
+                f"this workspace serves a {quantization} base: merging into 4-bit weights would lose nearly all of the "
+                "adapters, and 16-bit ones were never measured. Export the adapter instead: --form peft."
+            )
         model, _tokenizer = self.load(ref)
         lineage = {"version": snapshot.version, "snapshot": snapshot.model_dump(mode="json")}
         folders = adapter_paths(snapshot.stack, self.registry.objects)
-        return write(snapshot.stack, folders, self.base.folder, out, reference=model, lineage=lineage)
+        what = (snapshot.stack, folders, self.base.folder, out)
+        if form == "merged":
+            return handoff.export_merged(*what, reference=model, lineage=lineage)
+        return handoff.export_peft(*what, reference=model, lineage=lineage, quantization=quantization)
 
     def chat(self, ref: str | int, messages: Sequence[Message], max_new_tokens: int = 128) -> str:
         """The greedy answer of a version to a conversation."""

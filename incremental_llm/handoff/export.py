@@ -66,6 +66,7 @@ def export_peft(
     tolerance: Tolerance | None = None,
     lineage: Mapping[str, Any] | None = None,
     device: torch.device | None = None,
+    quantization: str = "none",
 ) -> ExportReport:
     """Write the stack as one plain LoRA adapter that `PeftModel.from_pretrained` and vLLM load.
 
@@ -77,6 +78,7 @@ def export_peft(
         reference: the stack as it is served: a model (the base with every delta folded in) or its logits.
         tolerance: the accepted difference to `reference`; by default that of the stack's dtype (`TOLERANCES`).
         lineage: where the stack comes from (version, datasets, reports), written to lineage.json as it is.
+        quantization: of the base that the stack was measured on and is served with, "none" or "nf4".
 
     Raises:
         InputError: `out` is in use, an empty stack, folders that do not match it, or a rank above vLLM's largest.
@@ -89,7 +91,7 @@ def export_peft(
     rank = _served_rank(stack_rank)
     with staged_folder(out) as folder:
         write_adapter(folder, padded(combined, rank).modules, stack.base.name)
-        base = load_base(base_folder, dtype=DTYPES[stack.dtype], device=device)
+        base = load_base(base_folder, dtype=DTYPES[stack.dtype], device=device, quantization=quantization)
         model = PeftModel.from_pretrained(base, folder, torch_device=str(device or default_device()))
         check = compare_logits(reference, model, probe_ids(load_tokenizer(base_folder), probes))
         check.require(accepted, f"export to {out}")

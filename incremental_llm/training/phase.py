@@ -228,7 +228,6 @@ def _arguments(plan: PhasePlan, settings: TrainingSettings, folder: Path) -> dic
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,
-        "ddp_broadcast_buffers": False,  # they are frozen: no need to send them at every step
         **({} if phase.objective == "sft" else {"beta": phase.beta}),
     }
 

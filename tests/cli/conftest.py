@@ -238,7 +238,7 @@ class FakeWorkspace:
         self.remember("compile")
         return self.dataset
 
-    def run(self, progress: Any) -> Outcome:
+    def run(self, progress: Any, train: Any = None) -> Outcome:
         self.remember("run")
         progress("training sft", 1, 2, 0.5)
         progress("training sft", 2, 2, 0.25)
@@ -252,12 +252,12 @@ class FakeWorkspace:
         self.remember("evaluate", ref, suites)
         return self.measured
 
-    def promote(self, version: int) -> Snapshot:
-        self.remember("promote", version)
+    def promote(self, version: int, reason: str = "", expected: int | None = None) -> Snapshot:
+        self.remember("promote", version, expected)
         return self.registry.snapshots[version]
 
-    def rollback(self, to: int, reason: str) -> Snapshot:
-        self.remember("rollback", to, reason)
+    def rollback(self, to: int, reason: str, expected: int | None = None) -> Snapshot:
+        self.remember("rollback", to, reason, expected)
         return self.registry.snapshots[to]
 
     def diff(self, before: str, after: str) -> SnapshotDiff:

@@ -69,7 +69,7 @@ def test_a_held_workspace_is_exit_code_75(illm, workspace, command: str) -> None
 
 @pytest.mark.parametrize("command", ["run", "nightly"])
 def test_a_failure_says_during_what(illm, workspace, command: str, monkeypatch) -> None:
-    def fail(progress) -> None:
+    def fail(progress, train=None) -> None:
         progress("training dpo", 3, 9, None)
         raise TrainingError("expected a finite loss, found nan at step 4")
 

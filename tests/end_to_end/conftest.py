@@ -53,7 +53,7 @@ def tiny_suites(tmp_path: Path) -> Path:
     folder = tmp_path / "suites" / "tiny"
     folder.mkdir(parents=True)
     head = "name: tiny\nversion: 1\nscorer: contains\ndescription: d\nsource: s\nlicence: Apache-2.0\n"
-    head += "max_new_tokens: 4\nmin_items: 5\n"
+    head += "max_new_tokens: 4\nmin_items: 10\n"
     (folder / "suite.yaml").write_text(head, encoding="utf-8")
     items = [
         {
@@ -62,7 +62,7 @@ def tiny_suites(tmp_path: Path) -> Path:
             "accept": [str(i)],
             "distractors": [],
         }
-        for i in range(6)
+        for i in range(12)
     ]
     (folder / "items.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items), encoding="utf-8")
     return folder.parent
@@ -82,9 +82,9 @@ def tiny_config(tmp_path: Path, tiny_model_dir: Path, tiny_suites: Path) -> Call
             "workspace": str(tmp_path / "illm"),
             "base": str(tiny_model_dir),
             "suites": {"folder": str(tiny_suites), "old": ["tiny"]},
-            "replay": {"minimum": 4},
+            "replay": {"ratio": 0.05, "minimum": 2},  # so little that false nights are seen to lose what was true
             "training": {"precision": "fp32", "phases": phases, "anchor": anchor, "save_steps": 4, **training},
-            "gate": {"min_items": 5, "margin": 0.3, "min_corrections": 6},
+            "gate": {"min_items": 10, "margin": 0.3, "min_corrections": 6},
         }
         return parse_config(tree, source="the test")
 

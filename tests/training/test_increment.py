@@ -288,7 +288,7 @@ def test_an_anchor_without_conversations_is_an_error(increment: Increment) -> No
 
 
 def test_micro_batches_add_up_to_the_batch(increment: Increment, tmp_path: Path) -> None:
-    """Cutting a step into micro-batches changes nothing but the order of a sum (anchor off: it runs in each of them)."""
+    """Cutting a step changes nothing but the order of a sum (the anchor is off: it has rows in every cut)."""
     off: dict[str, Any] = {"anchor": {"weight": 0}}
     whole = increment(settings=settings_of("dpo", "sft", **off), anchors=[], out=tmp_path / "whole")
     cut = increment(settings=settings_of("dpo", "sft", micro_batch=2, **off), anchors=[], out=tmp_path / "cut")

@@ -1,0 +1,48 @@
+"""Run the demo for a seed, or take up a finished run, and keep its figures.
+
+    python benchmarks/demo.py --seed 0 [--out demo]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from record import record
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("demo"))
+    arguments = parser.parse_args()
+    script = ROOT / "recipes" / "demo" / "run_nights.py"
+    subprocess.run([sys.executable, script, "--seed", str(arguments.seed), "--out", arguments.out], check=True)
+    results = json.loads((arguments.out / "results.json").read_text(encoding="utf-8"))
+    record(f"demo_seed{arguments.seed}", figures(results), f"python benchmarks/demo.py --seed {arguments.seed}")
+    return 0
+
+
+def figures(results: dict) -> dict[str, float]:
+    """Every measured number of results.json under a flat name; what was not measured is left out."""
+    flat = {
+        f"{suite}_{version}": cell["score"]
+        for suite, cells in results["scores"].items()
+        for version, cell in cells.items()
+        if cell is not None
+    }
+    flat |= {name: value for name, value in results["metrics"].items() if value is not None}
+    for number, night in enumerate(results["nights"], 1):
+        flat[f"night{number}_promoted"] = float(night["decision"] == "promoted")
+        flat[f"night{number}_seconds"] = night["seconds"]
+        flat[f"night{number}_tokens"] = night["tokens"]
+    return flat | {"peak_memory_gib": results["peak_memory_bytes"] / 2**30}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
