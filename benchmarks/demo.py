@@ -1,6 +1,6 @@
 """Run the demo for a seed, or take up a finished run, and keep its figures.
 
-    python benchmarks/demo.py --seed 0 [--out demo]
+python benchmarks/demo.py --seed 0 [--out demo]
 """
 
 from __future__ import annotations
