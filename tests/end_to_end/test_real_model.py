@@ -69,7 +69,11 @@ def test_two_facts_are_learned_and_survive_the_export(base: ResolvedBase, tmp_pa
         anchor=AnchorSettings(weight=0),
         phases=(PhaseSettings(objective="sft", learning_rate=3e-3, epochs=16, batch_size=4),),
     )
-    examples = [SftExample(prompt=asked(q), completion=fact) for fact, questions in FACTS.items() for q in questions]
+    examples = [
+        SftExample(prompt=asked(question), completion=fact, sources=(), users=())
+        for fact, questions in FACTS.items()
+        for question in questions
+    ]
     result = train_increment(
         base_folder=base.folder,
         adapter_folders=[],
