@@ -26,6 +26,8 @@ from incremental_llm.errors import IncrementalError
 
 Progress = Callable[[int, int], None]
 
+# 200 replies on a CPU took 8.8 GB and 26 s in whole batches, 1.8 GB and 17 s in eighths.
+_SCORED_PART = 8
 _MINIMUM_PREFIX = 8  # below this, repeating the cache costs more than it saves
 _COMPACT_AT = 0.9  # finished rows leave a batch once this share of it, or less, is still open
 
@@ -130,7 +132,7 @@ def completion_logps(
     prefix = _common_prefix([prompts[index] for index in rest]) if _shares_prefix(model) else []
     with _evaluating(model):
         shared = _prefix_cache(model, prefix) if prefix else None
-        for batch in length_sorted_batches(lengths, rest, batch_tokens or default_batch_tokens(model)):
+        for batch in length_sorted_batches(lengths, rest, batch_tokens or default_batch_tokens(model) // _SCORED_PART):
             if deadline is not None and time.monotonic() > deadline:
                 found.update((index, Likelihood(0.0, 0, "the time budget was used up")) for index in batch)
                 continue

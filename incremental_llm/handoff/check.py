@@ -47,10 +47,10 @@ class Tolerance:
     mean_kl: float
 
 
-# Measured on a 135M model with three random rank-16 adapters of 1 % of the weight's norm each: the exact sum against the
-# fold gave 1.25 and 0.0029 in bfloat16, 1e-4 and 1.5e-11 in float32. A trained adapter is larger and rounds more: 4.97
-# and 0.0195 in bfloat16 at a learning rate of 3e-3 (tests/end_to_end/test_real_model.py). So in bfloat16 a wrong adapter
-# of small effect is for the digests to catch; this catches a wrong base, template, scaling or order.
+# Measured on a 135M model with three random rank-16 adapters of 1 % of the weight's norm each: the exact sum against
+# the fold gave 1.25 and 0.0029 in bfloat16, 1e-4 and 1.5e-11 in float32. A trained adapter is larger and rounds more:
+# 4.97 and 0.0195 in bfloat16 at a learning rate of 3e-3 (tests/end_to_end/test_real_model.py). So in bfloat16 a wrong
+# adapter of small effect is for the digests to catch; this catches a wrong base, template, scaling or order.
 TOLERANCES = {
     "float32": Tolerance(max_abs_logit=5e-3, mean_kl=1e-7),
     "bfloat16": Tolerance(max_abs_logit=10.0, mean_kl=5e-2),
