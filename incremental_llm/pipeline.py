@@ -8,6 +8,7 @@ in the run's folder (named after what decides it: parent, events, recipe), so th
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -332,13 +333,7 @@ def _anchors(measured: Measurement, head: Snapshot, config: RunConfig) -> list[t
         with staged_folder(kept) as folder:
             write_json(folder / "answers.json", answers)
     verify_folder(kept)
-    return list(zip(prompts, _read_json(kept / "answers.json"), strict=True))
-
-
-def _read_json(path: Path) -> Any:
-    import json
-
-    return json.loads(path.read_text(encoding="utf-8"))
+    return list(zip(prompts, json.loads((kept / "answers.json").read_text(encoding="utf-8")), strict=True))
 
 
 def _buffer(registry: Registry, head: Snapshot, config: RunConfig) -> ReplayBuffer:

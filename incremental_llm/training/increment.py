@@ -206,14 +206,13 @@ def tokenize_by_kind(
 
 
 def _phases_with_examples(kinds: dict[str, list[TokenExample]], settings: TrainingSettings) -> list[Any]:
-    kind_of = {"sft": "sft", "dpo": "pair", "kto": "unpaired"}
-    enough = [p for p in settings.phases if len(kinds[kind_of[p.objective]]) >= p.minimum]
+    enough = [p for p in settings.phases if len(kinds[p.kind]) >= p.minimum]
     for phase in settings.phases:
         if phase not in enough:
             log.warning(
                 "%s: %d examples, %d needed: skipped",
                 phase.objective,
-                len(kinds[kind_of[phase.objective]]),
+                len(kinds[phase.kind]),
                 phase.minimum,
             )
     if not enough:

@@ -71,8 +71,7 @@ def plan_phase(
 ) -> PhasePlan:
     """Lay out a phase. `model` must still be the previous policy: its log-probabilities become the reference."""
     build = {"sft": _sft_rows, "dpo": _dpo_rows, "kto": _kto_rows}[phase.objective]
-    kind = {"sft": "sft", "dpo": "pair", "kto": "unpaired"}[phase.objective]
-    examples = kinds[kind]
+    examples = kinds[phase.kind]
     seed = settings.seed * 1000 + settings.phases.index(phase)
     order = training_order([e.length for e in examples], epochs=phase.epochs, batch_size=phase.batch_size, seed=seed)
     progress(0, 1, None)

@@ -33,6 +33,12 @@ class PhaseSettings(_Settings):
     minimum: int = Field(2, ge=1, description="with fewer examples the phase is skipped, and says so")
     saturated_below: float = Field(0.01, ge=0, description="skip a DPO phase whose mean loss starts below this")
 
+    @property
+    def kind(self) -> Literal["pair", "unpaired", "sft"]:
+        """The kind of example that the objective trains on."""
+        kinds: dict[str, Literal["pair", "unpaired", "sft"]] = {"dpo": "pair", "kto": "unpaired", "sft": "sft"}
+        return kinds[self.objective]
+
 
 class AnchorSettings(_Settings):
     """KL(previous || new) on the previous policy's own answers to everyday prompts: it keeps general ability."""
