@@ -16,6 +16,8 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,3 +153,19 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def switch_to_wal(cursor: Any, patience: float) -> None:
+    """Turn on SQLite's write-ahead log; the first time, two processes may do so at once.
+
+    The switch needs the file alone, and SQLite refuses it at once instead of waiting for its busy timeout.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

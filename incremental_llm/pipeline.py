@@ -57,33 +57,53 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class RunOutcome:
-    """What a run decided: "promoted", "rejected" or "quarantined". `version` is None unless it was promoted."""
+class Judged:
+    """A candidate that was trained, measured and judged. Nothing is committed yet.
 
-    decision: str
-    version: int | None
-    attempt: str | None
+    `kept` are the earlier corrections that still hold, `buffer` is the replay buffer without what is no longer true.
+    """
+
+    todo: Pending
+    stack: Stack
     checks: Decision
     candidate: EvaluationReport
     production: EvaluationReport
     dataset: CompiledDataset
     mixture: Mixture
+    kept: tuple[AcceptedCorrection, ...]
+    buffer: ReplayBuffer
     training: Any
-    seconds: float
     stage_seconds: dict[str, float]
     folder: Path
 
     @property
+    def seconds(self) -> float:
+        """Wall time of all stages; of a continued run, what it took after the last interruption."""
+        return sum(self.stage_seconds.values())
+
+    @property
     def reasons(self) -> tuple[str, ...]:
+        """Why, in words."""
         return self.checks.reasons
 
     @property
     def replay(self) -> str:
+        """The realised mixture, in words."""
         return self.mixture.sentence
 
     @property
     def tokens(self) -> int:
+        """Tokens trained, over all phases."""
         return int(self.training.tokens)
+
+
+@dataclass(frozen=True)
+class RunOutcome(Judged):
+    """What became of it: "promoted", "rejected" or "quarantined". `version` is None unless it was promoted."""
+
+    decision: str
+    version: int | None
+    attempt: str | None
 
 
 def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig) -> Pending:
@@ -133,7 +153,7 @@ def compile_pending(todo: Pending, config: RunConfig, suites: Sequence[Suite]) -
     )
 
 
-def run_increment(
+def judge_increment(
     *,
     registry: Registry,
     store: FeedbackStore,
@@ -143,8 +163,8 @@ def run_increment(
     workspace: Path,
     train: Callable[..., Any],
     progress: Progress,
-) -> RunOutcome:
-    """One increment from pending feedback to a committed decision; called on the first process only.
+) -> Judged:
+    """One increment from pending feedback to a verdict that is not committed; called on the first process only.
 
     `train` is `training.train_increment`, or a caller's wrapper around it that lets other processes take part.
 
@@ -190,11 +210,9 @@ def run_increment(
         progress=progress,
     )
     clock.lap("train")
-    adapter = registry.put_object(training.adapter)
-    stack = todo.head.stack.plus(adapter)
+    stack = todo.head.stack.plus(registry.put_object(training.adapter))
     candidate = measured.report(stack, (*suites, *tests), "the candidate")
     clock.lap("measure candidate")
-    changes = {c.id for c in todo.changes} | {e.event.id for e in todo.events if isinstance(e.event, PolicyChange)}
     decision = decide(
         candidate=candidate,
         production=production,
@@ -205,80 +223,77 @@ def run_increment(
         old_suites=config.suites.old,
         corrections=(KEPT,) if kept else (),
         own_corrections=LEARNED if dataset.corrections else None,
-        superseded_suites=tuple(s.name for s in suites if changes & set(s.superseded_by)),
+        superseded_suites=_superseded(suites, todo),
         unguarded_suites=config.suites.watch,
     )
     write_json(folder / "decision.json", decision.model_dump(mode="json"))
-    verdict, version, attempt = _commit(
-        registry, todo, config, dataset, mixture, kept, buffer, folder, stack, candidate, decision
-    )
-    clock.lap("commit")
-    return RunOutcome(
-        decision=verdict,
-        version=version,
-        attempt=attempt,
+    return Judged(
+        todo=todo,
+        stack=stack,
         checks=decision,
         candidate=candidate,
         production=production,
         dataset=dataset,
         mixture=mixture,
+        kept=kept,
+        buffer=buffer,
         training=training,
-        seconds=clock.total,
         stage_seconds=clock.laps,
         folder=folder,
     )
 
 
-def _commit(
-    registry: Registry,
-    todo: Pending,
-    config: RunConfig,
-    dataset: CompiledDataset,
-    mixture: Mixture,
-    kept: Sequence[AcceptedCorrection],
-    buffer: ReplayBuffer,
-    folder: Path,
-    stack: Stack,
-    candidate: EvaluationReport,
-    decision: Decision,
-) -> tuple[str, int | None, str | None]:
-    """Publish the objects, then one transaction: a new version, or a recorded attempt."""
+def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> RunOutcome:
+    """Publish the objects, then one transaction: a new version, or a recorded attempt.
+
+    Raises:
+        PreconditionFailed: production has moved since the increment was judged; nothing was committed.
+    """
+    todo, folder, seed = judged.todo, judged.folder, config.training.seed
     digests: dict[str, Any] = {
         "dataset": registry.put_object(folder / "dataset"),
-        "report": registry.put_json(candidate.model_dump(mode="json")),
-        "decision": registry.put_json(decision.model_dump(mode="json")),
+        "report": registry.put_json(judged.candidate.model_dump(mode="json")),
+        "decision": registry.put_json(judged.checks.model_dump(mode="json")),
         "recipe": registry.put_json(config.recipe),
     }
-    uses = _uses(todo, dataset, mixture)
+    uses = _uses(todo, judged.dataset, judged.mixture)
     seqs = [stored.seq for stored in todo.events]
-    if not decision.passed:
+    if not judged.checks.passed:
         attempt = registry.record_attempt(
             parent=todo.head.version,
             seqs=seqs,
-            reason="; ".join(decision.reasons),
-            seed=config.training.seed,
-            stack_digest=stack.digest,
-            adapter=stack.adapters[-1],
+            reason="; ".join(judged.reasons),
+            seed=seed,
+            stack_digest=judged.stack.digest,
+            adapter=judged.stack.adapters[-1],
             uses=uses,
             **digests,
         )
         spent = not registry.quarantined().isdisjoint(seqs)
-        return ("quarantined" if spent else "rejected"), None, attempt.id
-    increment = todo.head.version + 1
+        return RunOutcome(
+            **vars(judged), decision="quarantined" if spent else "rejected", version=None, attempt=attempt.id
+        )
     with staged_folder(folder / "replay") as staged:
-        buffer.updated(dataset.examples, increment, config.training.seed).write(staged / "buffer.json")
+        buffer = judged.buffer.updated(judged.dataset.examples, todo.head.version + 1, seed)
+        buffer.write(staged / "buffer.json")
     snapshot = registry.commit_increment(
         parent=todo.head.version,
-        stack=stack,
+        stack=judged.stack,
         cursor=todo.until,
-        attempt=attempt_key(seqs, digests["recipe"], todo.head.version, config.training.seed),
+        attempt=attempt_key(seqs, digests["recipe"], todo.head.version, seed),
         replay=registry.put_object(folder / "replay"),
-        corrections=registry.put_json([c.model_dump(mode="json") for c in (*kept, *dataset.corrections)]),
-        note=f"{len(dataset.examples)} examples from {len(todo.events)} events",
+        corrections=registry.put_json([c.model_dump(mode="json") for c in (*judged.kept, *judged.dataset.corrections)]),
+        note=f"{len(judged.dataset.examples)} examples from {len(todo.events)} events",
         uses=uses,
         **digests,
     )
-    return "promoted", snapshot.version, None
+    return RunOutcome(**vars(judged), decision="promoted", version=snapshot.version, attempt=None)
+
+
+def _superseded(suites: Sequence[Suite], todo: Pending) -> tuple[str, ...]:
+    """Suites whose truth a policy change has ended, an earlier one or one of these events."""
+    changes = {c.id for c in todo.changes} | {e.event.id for e in todo.events if isinstance(e.event, PolicyChange)}
+    return tuple(suite.name for suite in suites if changes & set(suite.superseded_by))
 
 
 def _uses(todo: Pending, dataset: CompiledDataset, mixture: Mixture) -> tuple[EventUse, ...]:
@@ -366,14 +381,10 @@ class _Clock:
     """Seconds of each stage, in order."""
 
     def __init__(self) -> None:
-        self.started = self._last = time.monotonic()
+        self._last = time.monotonic()
         self.laps: dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
         now = time.monotonic()
         self.laps[stage] = now - self._last
         self._last = now
-
-    @property
-    def total(self) -> float:
-        return self._last - self.started

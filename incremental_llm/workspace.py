@@ -160,14 +160,14 @@ class Workspace:
         Raises:
             NothingToTrainError: no new feedback, or none of it could be used.
         """
+        from incremental_llm.report.history import night_of, read_nights, write_night
+
+        suites = self.suites()
         if train is None:
             from incremental_llm.training.increment import train_increment
 
             train = train_increment
-        from incremental_llm.report.history import night_of, read_nights, write_night
-
-        suites = self.suites()
-        outcome = pipeline.run_increment(
+        judged = pipeline.judge_increment(
             registry=self.registry,
             store=self.store,
             config=self.config,
@@ -177,9 +177,10 @@ class Workspace:
             train=train,
             progress=progress,
         )
-        nights = read_nights(self.config.workspace / "runs")
-        write_night(outcome, night_of(outcome, f"night {len(nights) + 1}", suites, self._refused_lines(nights)))
-        return outcome
+        nights = read_nights(self.registry, self.config.workspace)
+        # Written before the commit and shown only after it, so that no kill can leave a version without its night.
+        write_night(judged, night_of(judged, f"night {len(nights) + 1}", suites, self._refused_lines(nights)))
+        return pipeline.commit_increment(self.registry, judged, self.config)
 
     def evaluate(
         self, ref: str | int = "production", suites: Sequence[str] | None = None, progress: Progress = silent

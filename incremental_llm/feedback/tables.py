@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool, StaticPool
 
+from incremental_llm.artifacts import switch_to_wal
 from incremental_llm.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -84,7 +85,7 @@ def open_engine(url: str) -> sa.Engine:
 def _durable(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     try:
-        cursor.execute("PRAGMA journal_mode=WAL")
+        switch_to_wal(cursor, _BUSY_SECONDS)
         cursor.execute("PRAGMA synchronous=FULL")
     finally:
         cursor.close()

@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import NullPool
 
+from incremental_llm.artifacts import switch_to_wal
 from incremental_llm.errors import IncrementalError, IntegrityError
 
 FORMAT = "1"
@@ -165,8 +166,9 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 def _configure_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # the driver would begin lazily, and not at all before a SELECT
-    for pragma in (f"busy_timeout={int(BUSY_SECONDS * 1000)}", "journal_mode=WAL", "synchronous=FULL"):
-        connection.execute(f"PRAGMA {pragma}").close()
+    connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}").close()
+    switch_to_wal(connection, BUSY_SECONDS)
+    connection.execute("PRAGMA synchronous=FULL").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -1,7 +1,8 @@
 """What a workspace has done, as report data: one `Night` a run, and the matrix over all promoted versions.
 
-The one design fact: a run writes its own night beside its results, and the matrix is read from the evaluation reports
-that the registry holds, so a page can be made again at any time and shows nothing that was not measured.
+The one design fact: a run writes its own night beside its results just before it commits, and a night counts once the
+registry holds its candidate. The matrix is read from the evaluation reports that the registry holds. So a page can be
+made again at any time, and shows all that was decided and nothing that was not measured.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from incremental_llm.artifacts import write_json
 from incremental_llm.errors import SuiteError
 from incremental_llm.evaluation import EvaluationReport, Suite, flips, matrix_of
-from incremental_llm.pipeline import RunOutcome
+from incremental_llm.pipeline import Judged
 from incremental_llm.registry import Registry, Snapshot
 from incremental_llm.report.data import Answer, Cell, CheckRow, LineageRow, Night, ReportData, Role, SuiteRow
 
@@ -27,12 +28,12 @@ NIGHT = "night.json"
 _ANSWERS = 6  # before/after answers shown of each kind: learned, lost, still wrong
 
 
-def night_of(outcome: RunOutcome, label: str, suites: Sequence[Suite], refused_lines: Sequence[str]) -> Night:
+def night_of(outcome: Judged, label: str, suites: Sequence[Suite], refused_lines: Sequence[str]) -> Night:
     """A run as the report shows it."""
     return Night(
         label=label,
-        version=outcome.version,
-        decision="promoted" if outcome.decision == "promoted" else "rejected",
+        version=outcome.todo.head.version + 1 if outcome.checks.passed else None,
+        decision="promoted" if outcome.checks.passed else "rejected",
         reasons=outcome.reasons,
         checks=tuple(
             CheckRow(
@@ -67,18 +68,19 @@ def night_of(outcome: RunOutcome, label: str, suites: Sequence[Suite], refused_l
     )
 
 
-def write_night(outcome: RunOutcome, night: Night) -> None:
-    """Keep a night and both its reports in the run's folder."""
+def write_night(outcome: Judged, night: Night) -> None:
+    """Keep a night and production's report in the run's folder."""
     write_json(outcome.folder / "production.json", outcome.production.model_dump(mode="json"))
-    write_json(
-        outcome.folder / NIGHT, {"time": datetime.now(UTC).isoformat(timespec="seconds"), "night": asdict(night)}
-    )
+    time = datetime.now(UTC).isoformat(timespec="microseconds")
+    write_json(outcome.folder / NIGHT, {"time": time, "candidate": outcome.stack.digest, "night": asdict(night)})
 
 
-def read_nights(runs: Path) -> tuple[Night, ...]:
-    """Every night that was decided, oldest first."""
-    kept = [json.loads(path.read_text(encoding="utf-8")) for path in runs.glob(f"*/{NIGHT}")]
-    return tuple(_night(entry["night"]) for entry in sorted(kept, key=lambda entry: entry["time"]))
+def read_nights(registry: Registry, workspace: Path) -> tuple[Night, ...]:
+    """Every night that was decided, oldest first: those whose candidate the registry took in or refused."""
+    decided = {s.stack.digest for s in registry.list()} | {a.stack_digest for a in registry.attempts()}
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in (workspace / "runs").glob(f"*/{NIGHT}")]
+    nights = sorted((entry for entry in kept if entry["candidate"] in decided), key=lambda entry: entry["time"])
+    return tuple(_night(entry["night"]) for entry in nights)
 
 
 def history(
@@ -104,7 +106,7 @@ def history(
         versions=tuple(reports),
         suites=suite_rows(reports, introduced, superseded),
         metrics=metrics_of(reports, introduced, superseded),
-        nights=read_nights(workspace / "runs"),
+        nights=read_nights(registry, workspace),
         lineage=tuple(
             LineageRow(s.version, s.parent, s.kind, s.stack.adapters, s.time.isoformat(timespec="seconds"), s.note)
             for s in snapshots
@@ -183,14 +185,14 @@ def _introduced(registry: Registry, snapshots: Sequence[Snapshot]) -> dict[str, 
     return dict(sorted(introduced.items(), key=lambda pair: (pair[1], pair[0])))
 
 
-def _drops(outcome: RunOutcome) -> dict[str, int]:
+def _drops(outcome: Judged) -> dict[str, int]:
     drops: Counter[str] = Counter()
     for row in outcome.dataset.account_table():
         drops.update(row.dropped)
     return dict(drops.most_common())
 
 
-def _answers(outcome: RunOutcome, suites: Sequence[Suite]) -> tuple[Answer, ...]:
+def _answers(outcome: Judged, suites: Sequence[Suite]) -> tuple[Answer, ...]:
     """Some items that were learned, every kind of loss first: what a reader wants to see is what went wrong."""
     learned, lost, wrong = [], [], []
     for suite in suites:

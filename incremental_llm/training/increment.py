@@ -92,7 +92,7 @@ def train_increment(
     phases = _phases_with_examples(kinds, settings)
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     progress("loading the previous policy", 0, 1, None)
-    model = load_stack(base_folder, adapter_folders, dtype=dtype, quantization=settings.quantization)
+    model = load_stack(base_folder, adapter_folders, dtype=dtype, quantization=settings.quantization, to_train=True)
     attach_labelled_head(model)
     autocast = autocast_of(model, settings)
     anchor = _anchor(tokenizer, anchors, settings)

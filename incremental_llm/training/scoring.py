@@ -3,10 +3,12 @@
 Shapes: B rows, T tokens, N labelled positions of the whole batch, V vocabulary, D hidden size.
 
 A 49,152-token head over every position costs more than the 135M body under it; completions are a quarter of the
-positions. And every chat of a batch begins with the same system prompt, a third of a short chat's tokens.
-`attach_labelled_head` therefore teaches a causal language model's forward one more argument: with it, the common
-beginning runs once for the whole batch (its keys and values are shared, gradients included, so the result is the same),
-and the head runs at labelled positions only, all inside the (possibly distributed) wrapper's own forward.
+positions. Every chat of a batch begins with the same system prompt, a third of a short chat's tokens. And chats of
+different lengths are padded to the longest, another third. `attach_labelled_head` therefore teaches a causal language
+model's forward one more argument. With it, the common beginning runs once for the whole batch (its keys and values are
+shared, gradients included), short rows are packed behind one another into lines where each token sees its own row
+only, and the head runs at labelled positions only: the same result, all inside the (possibly distributed) wrapper's
+own forward.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from types import MethodType
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutput
 
+from incremental_llm.adapters.kv_cache import CACHE
 from incremental_llm.errors import TrainingError
 from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows
 
@@ -47,15 +51,77 @@ def attach_labelled_head(model: Any) -> None:
 
 
 def labelled_hidden(body: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> torch.Tensor:
-    """hidden_ND of the labelled positions, in row-major order; the rows' common beginning is computed once."""
+    """hidden_ND of the labelled positions, in row-major order; rows are padded on the right.
+
+    The rows' common beginning is computed once, and what follows a row's last label not at all.
+    """
     shared = common_prefix(ids_BT, labelled_BT)
-    if shared < _WORTH_SHARING or ids_BT.shape[0] == 1:
-        hidden_BTD = body(input_ids=ids_BT, use_cache=False).last_hidden_state
+    shared = shared if shared >= _WORTH_SHARING and ids_BT.shape[0] > 1 else 0
+    shared_ids_1P, ids_BT, labelled_BT = ids_BT[:1, :shared], ids_BT[:, shared:], labelled_BT[:, shared:]
+    cache: dict[str, Any] = {"use_cache": False}
+    lines = pack(labelled_BT) if sees_everything(body) else []
+    packed = 0 < len(lines) < ids_BT.shape[0]
+    if shared:
+        cache = {"use_cache": True, CACHE: DynamicCache(config=body.config)}
+        body(input_ids=shared_ids_1P, **cache)
+        cache[CACHE].batch_repeat_interleave(len(lines) if packed else ids_BT.shape[0])
+    if not packed:
+        hidden_BTD = body(input_ids=ids_BT, **cache).last_hidden_state
         return hidden_BTD[labelled_BT]
-    cache = body(input_ids=ids_BT[:1, :shared], use_cache=True).past_key_values
-    cache.batch_repeat_interleave(ids_BT.shape[0])
-    hidden_BTD = body(input_ids=ids_BT[:, shared:], past_key_values=cache, use_cache=True).last_hidden_state
-    return hidden_BTD[labelled_BT[:, shared:]]
+    at_BT, ids_LT, positions_LT, mask_L1TK = lay_out(lines, ids_BT, shared, body.dtype)
+    hidden_LTD = body(input_ids=ids_LT, position_ids=positions_LT, attention_mask=mask_L1TK, **cache).last_hidden_state
+    return hidden_LTD.flatten(0, 1)[at_BT[labelled_BT]]
+
+
+def sees_everything(body: Any) -> bool:
+    """Whether every layer attends to the whole text through an ordinary mask, so that rows can share a line."""
+    config = body.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    full = all(kind == "full_attention" for kind in kinds) if kinds else getattr(config, "sliding_window", None) is None
+    return full and config._attn_implementation in {"eager", "sdpa"}
+
+
+def pack(labelled_BT: torch.Tensor) -> list[list[tuple[int, int]]]:
+    """Lines of (row, length up to its last label), none longer than the longest row: first fit, longest row first."""
+    last_B = labelled_BT.shape[1] - labelled_BT.int().flip(1).argmax(1)
+    lengths = [(int(n), row) for row, (n, any_) in enumerate(zip(last_B, labelled_BT.any(1), strict=True)) if any_]
+    room, lines = [], []
+    for length, row in sorted(lengths, key=lambda entry: (-entry[0], entry[1])):
+        place = next((i for i, left in enumerate(room) if left >= length), None)
+        if place is None:
+            place = len(lines)
+            room.append(max(lengths)[0])
+            lines.append([])
+        room[place] -= length
+        lines[place].append((row, length))
+    return lines
+
+
+def lay_out(
+    lines: list[list[tuple[int, int]]], ids_BT: torch.Tensor, shared: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lines as a batch: at_BT (flat place of each token in it), ids_LT, positions_LT, and the additive mask_L1TK.
+
+    A token sees the `shared` tokens before all lines, and its own row up to itself.
+    """
+    device, width = ids_BT.device, max(sum(length for _, length in line) for line in lines)
+    at_BT = torch.zeros_like(ids_BT)
+    ids_LT = ids_BT.new_zeros(len(lines), width)
+    positions_LT = ids_BT.new_zeros(len(lines), width)
+    owner_LT = ids_BT.new_full((len(lines), width), -1)
+    for number, line in enumerate(lines):
+        start = 0
+        for row, length in line:
+            place = slice(start, start + length)
+            ids_LT[number, place] = ids_BT[row, :length]
+            positions_LT[number, place] = torch.arange(shared, shared + length, device=device)
+            owner_LT[number, place] = row
+            at_BT[row, :length] = torch.arange(length, device=device) + number * width + start
+            start += length
+    own_LTT = (owner_LT[:, :, None] == owner_LT[:, None, :]).tril()
+    seen_LTK = torch.cat([own_LTT.new_ones(len(lines), width, shared), own_LTT], dim=2)
+    mask_LTK = torch.zeros(seen_LTK.shape, dtype=dtype, device=device).masked_fill(~seen_LTK, torch.finfo(dtype).min)
+    return at_BT, ids_LT, positions_LT, mask_LTK[:, None]
 
 
 def common_prefix(ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> int:
@@ -73,11 +139,13 @@ def head_logits(model: Any, hidden_ND: torch.Tensor, softcap: float | None) -> t
 @torch.no_grad()
 def _check_head(model: Any, original: Any) -> None:
     device = model.get_output_embeddings().weight.device
-    start = torch.arange(4, 4 + _WORTH_SHARING, device=device)
-    ids_BT = torch.stack([torch.cat([start, start + 3]), torch.cat([start, start + 5])])
-    ids_BT %= model.config.get_text_config().vocab_size
+    # Ordinary tokens from all over the vocabulary: the first few are special ones, on which bf16 is chaotic.
+    start = torch.arange(1, 1 + _WORTH_SHARING, device=device)
+    ids_BT = torch.stack([torch.cat([start, start + _WORTH_SHARING * row]) for row in (1, 2, 3)])
+    ids_BT *= max(1, model.config.get_text_config().vocab_size // (5 * _WORTH_SHARING))
     labelled_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
-    labelled_BT[:, _WORTH_SHARING:] = True
+    for row, length in enumerate((_WORTH_SHARING, 3, 4)):
+        labelled_BT[row, _WORTH_SHARING : _WORTH_SHARING + length] = True
     expected_NV = original(input_ids=ids_BT, use_cache=False).logits[labelled_BT].float()
     found_NV = model(input_ids=ids_BT, labelled_BT=labelled_BT).logits.float()
     gap = (expected_NV - found_NV).abs().max().item()

@@ -41,7 +41,7 @@ def train_sequentially(
 ) -> list[Path]:
     """Train one adapter through all increments; returns its state after each, as adapter folders."""
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    model = load_base(base_folder, dtype=dtype)
+    model = load_base(base_folder, dtype=dtype, to_train=True)
     attach_labelled_head(model)
     set_seed(settings.seed)
     peft_model = get_peft_model(model, lora_config(model, settings))

@@ -88,24 +88,19 @@ def config_of(arguments: argparse.Namespace, night: int) -> RunConfig:
 
 def run_nights(arguments: argparse.Namespace, progress: PlainProgress | BarProgress) -> None:
     """Run the nights that are not decided yet, in order."""
-    from incremental_llm.errors import NothingToTrainError
     from incremental_llm.report.history import read_nights
     from incremental_llm.workspace import Workspace
 
     for night, log in enumerate(logs(), 1):
         config = config_of(arguments, night)
-        if len(read_nights(config.workspace / "runs")) >= night:
-            continue
-        progress.say(f"night {night} of {NIGHTS}")
         with Workspace.create(config, say=progress.say) as workspace:
+            if len(read_nights(workspace.registry, config.workspace)) >= night:
+                continue
+            progress.say(f"night {night} of {NIGHTS}")
             imported = workspace.import_feedback(log)
-            progress.say(f"imported {imported.added} events from {log.name}, {len(imported.refused)} line refused")
-            try:
-                outcome = workspace.run(progress)
-            except NothingToTrainError as nothing:
-                raise NothingToTrainError(
-                    f"night {night}: {nothing} Remove {config.workspace} to start over."
-                ) from nothing
+            refused = f"{len(imported.refused)} line{'s' if len(imported.refused) != 1 else ''} refused"
+            progress.say(f"imported {imported.added} events from {log.name}, {refused}")
+            outcome = workspace.run(progress)
             progress.say(f"night {night}: {outcome.decision}" + (f" as v{outcome.version}" if outcome.version else ""))
             for reason in outcome.reasons:
                 progress.say(f"  {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from incremental_llm import pipeline
 from incremental_llm.adapters.stack import adapter_paths
 from incremental_llm.artifacts import verify_folder
 from incremental_llm.config import RunConfig
-from incremental_llm.errors import NothingToTrainError, SuiteError
+from incremental_llm.errors import InputError, NothingToTrainError, SuiteError
+from incremental_llm.registry import Registry
+from incremental_llm.report.history import read_nights
 from incremental_llm.workspace import Workspace
 
 from .conftest import BAD, GOOD, night, write_log
@@ -104,6 +107,40 @@ def test_a_run_killed_at_a_stage_continues_to_the_same_version(
     with Workspace.open(config) as workspace:
         outcome = workspace.run(train=count)
         assert (outcome.decision, outcome.version, trained) == ("promoted", 1, 0)
+
+
+@pytest.mark.parametrize(("after_the_commit", "nights"), [(False, 0), (True, 1)])
+def test_a_night_counts_exactly_when_its_version_does(
+    after_the_commit: bool, nights: int, tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = Registry.commit_increment
+
+    def killed(self: Registry, **arguments: Any) -> None:
+        if after_the_commit:
+            commit(self, **arguments)
+        raise KeyboardInterrupt
+
+    config = tiny_config()
+    with Workspace.create(config) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "commit_increment", killed)
+            with pytest.raises(KeyboardInterrupt):
+                workspace.run()
+        assert workspace.registry.head().version == nights
+        assert [n.version for n in read_nights(workspace.registry, config.workspace)] == [1] * nights
+
+
+def test_a_recipe_without_suites_is_refused_before_the_trainers_are_loaded(
+    tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config()
+    with Workspace.create(config) as workspace:
+        bare = config.model_copy(update={"suites": config.suites.model_copy(update={"old": ()})})
+        monkeypatch.setattr(workspace, "config", bare)
+        monkeypatch.setitem(sys.modules, "incremental_llm.training.increment", None)
+        with pytest.raises(InputError, match="names no suites"):
+            workspace.run()
 
 
 def test_a_suite_that_changed_without_a_new_version_stops_the_night(tmp_path: Path, tiny_config: Config) -> None:

@@ -129,7 +129,7 @@ def test_the_merged_model_loads_and_equals_the_stack(case: Case, tmp_path: Path,
 
 
 def test_a_merged_model_in_bf16_is_the_folded_stack_bit_for_bit(case: Case, tmp_path: Path) -> None:
-    folded = AutoModelForCausalLM.from_pretrained(case.base, dtype=torch.bfloat16, attn_implementation="eager")
+    folded = AutoModelForCausalLM.from_pretrained(case.base, dtype=torch.bfloat16, attn_implementation="sdpa")
     merge_into(folded, [read_adapter(folder) for folder in case.folders])
     stack = case.stack.model_copy(update={"dtype": "bfloat16"})
     report = export_merged(out=tmp_path / "merged", **{**case.arguments, "stack": stack, "reference": folded.eval()})
