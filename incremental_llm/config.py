@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import difflib
 import typing
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from incremental_llm.chat import json_digest
 from incremental_llm.dataset import CompileSettings
@@ -24,6 +25,9 @@ from incremental_llm.errors import ConfigError
 from incremental_llm.gate import GatePolicy
 from incremental_llm.replay import ReplaySettings
 from incremental_llm.training.settings import TrainingSettings
+
+CORRECTION_SUITES = ("corrections", "new_corrections")
+"""The suites made of accepted corrections: every earlier one that still holds, and this increment's own."""
 
 
 class SuitesConfig(BaseModel):
@@ -39,6 +43,16 @@ class SuitesConfig(BaseModel):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.old, *self.new, *self.watch)))
+
+    @model_validator(mode="after")
+    def _one_role_each(self) -> Self:
+        twice = [name for name, count in Counter((*self.old, *self.new, *self.watch)).items() if count > 1]
+        if twice:
+            raise ValueError(f"expected every suite once, in old, new or watch; found {', '.join(twice)} twice")
+        taken = [name for name in self.names if name in CORRECTION_SUITES]
+        if taken:
+            raise ValueError(f"{', '.join(taken)}: the name of the suite that is made from corrections; rename yours")
+        return self
 
 
 class RunConfig(BaseModel):
@@ -60,10 +74,9 @@ class RunConfig(BaseModel):
         """The feedback database."""
         return self.database or f"sqlite:///{self.workspace.resolve() / 'feedback.db'}"
 
-    @property
-    def dtype(self) -> str:
-        """What a stack is served and measured in."""
-        return "bfloat16" if self.training.precision == "bf16" else "float32"
+    def at_dtype(self, dtype: str) -> RunConfig:
+        """This recipe with `training.precision: auto` decided: what goes with a stack in `dtype`."""
+        return self.model_copy(update={"training": self.training.at_dtype(dtype)})
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -95,8 +108,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
             raise ConfigError(
                 f"recipe {path}: {error.strerror}. Give a YAML file, such as recipes/nightly_smollm2_cpu.yaml."
             ) from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"recipe {path} is not YAML: {error}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"recipe {path}: expected YAML in UTF-8, found an error: {error}") from error
         if not isinstance(loaded, dict | None):
             raise ConfigError(f"recipe {path}: expected keys and values, found {type(loaded).__name__}.")
         tree = loaded or {}
@@ -126,7 +139,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         node = node[int(parent)] if isinstance(node, list) and parent.isdigit() else node.setdefault(parent, {})
         if not isinstance(node, dict | list):
             raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section.")
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: expected a YAML value, found an error: {error}") from error
     if isinstance(node, list):
         if not last.isdigit() or int(last) >= len(node):
             raise ConfigError(f"override {override!r}: {last!r} is no position in a list of {len(node)}.")

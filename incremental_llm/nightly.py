@@ -84,6 +84,7 @@ def summary(outcome: RunOutcome) -> tuple[str, ...]:
         verdict,
         *(f"  because {reason}" for reason in outcome.reasons),
         f"  {outcome.replay}",
+        *(f"  {note}" for note in outcome.notes),
         f"  {outcome.tokens} tokens trained, {outcome.seconds:.0f} s; all results in {outcome.folder}",
     )
 

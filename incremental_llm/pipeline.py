@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from incremental_llm.adapters.stack import Stack, adapter_paths
 from incremental_llm.artifacts import is_complete, staged_folder, verify_folder, write_json
 from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Conversation, canonical_json, json_digest
-from incremental_llm.config import RunConfig
+from incremental_llm.config import CORRECTION_SUITES, RunConfig
 from incremental_llm.dataset import AcceptedCorrection, CompiledDataset, compile_dataset
-from incremental_llm.errors import NothingToTrainError
+from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import EvaluationReport, Item, Suite, suite_texts
 from incremental_llm.evaluation.measure import Measurement
 from incremental_llm.feedback import FeedbackStore, StoredEvent
@@ -32,10 +32,7 @@ from incremental_llm.replay import Mixture, ReplayBuffer, anchor_prompts, mix
 
 Progress = Callable[[str, int, int, float | None], None]
 
-KEPT = "corrections"
-"""The suite of every earlier accepted correction that still holds."""
-LEARNED = "new_corrections"
-"""The suite of this increment's own accepted corrections."""
+KEPT, LEARNED = CORRECTION_SUITES
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,8 @@ class Pending:
 class Judged:
     """A candidate that was trained, measured and judged. Nothing is committed yet.
 
-    `kept` are the earlier corrections that still hold, `buffer` is the replay buffer without what is no longer true.
+    `kept` are the earlier corrections that still hold, `buffer` is the replay buffer without what is no longer true,
+    `sources` are the older events that trained rows stand on, `number` is the version that it becomes if it passes.
     """
 
     todo: Pending
@@ -75,10 +73,12 @@ class Judged:
     training: Any
     stage_seconds: dict[str, float]
     folder: Path
+    sources: dict[str, StoredEvent]
+    number: int
 
     @property
     def seconds(self) -> float:
-        """Wall time of all stages; of a continued run, what it took after the last interruption."""
+        """Wall time of all stages; of an interrupted stage, what it took once it was continued."""
         return sum(self.stage_seconds.values())
 
     @property
@@ -90,6 +90,15 @@ class Judged:
     def replay(self) -> str:
         """The realised mixture, in words."""
         return self.mixture.sentence
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What training left out, in words."""
+        too_long = len(self.training.too_long)
+        left_out = (
+            (f"{too_long} examples are longer than training.max_length and were not trained",) if too_long else ()
+        )
+        return (*left_out, *self.training.warnings)
 
     @property
     def tokens(self) -> int:
@@ -112,6 +121,7 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig) ->
     Raises:
         NothingToTrainError: no new feedback, or none since the last attempt on the same events was rejected.
     """
+    _check_same_log(registry, store)
     head = registry.head()
     quarantined = registry.quarantined()
     until = store.head()
@@ -123,21 +133,49 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig) ->
         )
     if not has_new_feedback([event.seq for event in events], registry.attempts()):
         raise NothingToTrainError(
-            f"the last attempt on these {len(events)} events was rejected, and no feedback has come since: "
-            "the result would be the same. Import new feedback, then run again."
+            f"the last attempt on these {len(events)} events was rejected, and no feedback has come since. A batch is "
+            "tried once more, together with new feedback, whatever the recipe: import some, then run again."
         )
     own = {stored.event.id for stored in events}
     missing = {name for stored in events for name in references(stored.event)} - own
-    earlier = store.read(after=0, until=head.cursor, types=("policy_change",))
     accepted = registry.get_json(head.corrections) if head.corrections else []
     return Pending(
         head=head,
         events=events,
         context=store.get(sorted(missing)),
-        changes=tuple(e.event for e in earlier if isinstance(e.event, PolicyChange) and e.seq not in quarantined),
+        changes=policy_changes(store, head.cursor, config, quarantined),
         buffer=_buffer(registry, head, config),
         accepted=tuple(AcceptedCorrection.model_validate(item) for item in accepted),
         until=until,
+    )
+
+
+def _check_same_log(registry: Registry, store: FeedbackStore) -> None:
+    """Refuse a feedback store that is not the one which the registry has read: its places would be skipped unread."""
+    read = max((s.version for s in registry.list() if s.kind == "increment"), default=None)
+    if read is None:
+        return
+    places = {seen.event: seen.seq for seen in registry.events_of(read) if seen.seq is not None}
+    found = store.get(places)
+    lost = [event for event, seq in places.items() if event not in found or found[event].seq != seq]
+    if lost:
+        raise InputError(
+            f"feedback store {store.url}: expected the log that version {read} was made from, found one without "
+            f"{len(lost)} of its {len(places)} events, such as {lost[0]!r} at {places[lost[0]]}. Give back the old "
+            "database (`database` in the recipe), or make a new workspace for the new one."
+        )
+
+
+def policy_changes(
+    store: FeedbackStore, until: int, config: RunConfig, quarantined: Container[int]
+) -> tuple[PolicyChange, ...]:
+    """The policy changes up to a place in the log that count: by someone with the right to it, and not quarantined."""
+    return tuple(
+        stored.event
+        for stored in store.read(after=0, until=until, types=("policy_change",))
+        if isinstance(stored.event, PolicyChange)
+        and stored.seq not in quarantined
+        and config.compile.may_change_policy(stored.event.reviewer)
     )
 
 
@@ -172,12 +210,15 @@ def judge_increment(
         NothingToTrainError: nothing to train; nothing is recorded.
         IncrementalError: any failure; production is untouched and the same call continues.
     """
-    clock = _Clock()
     config.gate.check_names((*config.suites.names, KEPT, LEARNED))
     for suite in suites:
-        registry.record_suite(suite.name, suite.version, suite.digest)
+        registry.record_suite(suite.name, suite.version, suite.contract)
     todo = read_pending(registry, store, config)
+    changes = policy_changes(store, todo.until, config, registry.quarantined())
+    superseded = superseded_suites(suites, changes)
+    _check_roles(registry, todo.head, config, superseded)
     folder = workspace / "runs" / _run_name(todo, config)
+    clock = _Clock(folder / "seconds.json")
     progress("compiling feedback", 0, 1, None)
     dataset = compile_pending(todo, config, suites)
     if not dataset.examples:
@@ -193,7 +234,8 @@ def judge_increment(
     clock.lap("compile")
 
     kept = _still_true(todo.accepted, gone)
-    tests = tuple(_correction_suite(n, c) for n, c in ((KEPT, kept), (LEARNED, dataset.corrections)) if c)
+    tests = tuple(s for s in (_correction_suite(KEPT, kept), _correction_suite(LEARNED, dataset.corrections)) if s)
+    tested = {suite.name for suite in tests}
     quantization = config.training.quantization
     measured = Measurement(workspace / "evaluations", base.folder, registry.objects, quantization, progress)
     production = measured.report(todo.head.stack, (*suites, *tests), f"production v{todo.head.version}")
@@ -221,12 +263,13 @@ def judge_increment(
         policy=config.gate,
         new_suites=config.suites.new,
         old_suites=config.suites.old,
-        corrections=(KEPT,) if kept else (),
-        own_corrections=LEARNED if dataset.corrections else None,
-        superseded_suites=_superseded(suites, todo),
+        corrections=(KEPT,) if KEPT in tested else (),
+        own_corrections=LEARNED if LEARNED in tested else None,
+        superseded_suites=superseded,
         unguarded_suites=config.suites.watch,
     )
     write_json(folder / "decision.json", decision.model_dump(mode="json"))
+    trained = {source for row in mixture.rows for source in row.example.sources}
     return Judged(
         todo=todo,
         stack=stack,
@@ -240,6 +283,8 @@ def judge_increment(
         training=training,
         stage_seconds=clock.laps,
         folder=folder,
+        sources=store.get(sorted(trained - {stored.event.id for stored in todo.events})),
+        number=len(registry.list()),
     )
 
 
@@ -256,7 +301,7 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
         "decision": registry.put_json(judged.checks.model_dump(mode="json")),
         "recipe": registry.put_json(config.recipe),
     }
-    uses = _uses(todo, judged.dataset, judged.mixture)
+    uses = _uses(judged)
     seqs = [stored.seq for stored in todo.events]
     if not judged.checks.passed:
         attempt = registry.record_attempt(
@@ -274,7 +319,7 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
             **vars(judged), decision="quarantined" if spent else "rejected", version=None, attempt=attempt.id
         )
     with staged_folder(folder / "replay") as staged:
-        buffer = judged.buffer.updated(judged.dataset.examples, todo.head.version + 1, seed)
+        buffer = judged.buffer.updated(judged.dataset.examples, judged.number, seed)
         buffer.write(staged / "buffer.json")
     snapshot = registry.commit_increment(
         parent=todo.head.version,
@@ -290,25 +335,34 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
     return RunOutcome(**vars(judged), decision="promoted", version=snapshot.version, attempt=None)
 
 
-def _superseded(suites: Sequence[Suite], todo: Pending) -> tuple[str, ...]:
-    """Suites whose truth a policy change has ended, an earlier one or one of these events."""
-    changes = {c.id for c in todo.changes} | {e.event.id for e in todo.events if isinstance(e.event, PolicyChange)}
-    return tuple(suite.name for suite in suites if changes & set(suite.superseded_by))
+def superseded_suites(suites: Sequence[Suite], changes: Iterable[PolicyChange]) -> tuple[str, ...]:
+    """Suites whose truth one of these policy changes has ended."""
+    named = {change.id for change in changes}
+    return tuple(suite.name for suite in suites if named & set(suite.superseded_by))
 
 
-def _uses(todo: Pending, dataset: CompiledDataset, mixture: Mixture) -> tuple[EventUse, ...]:
-    """What became of each event of the batch, and which old events were trained again through replay."""
-    own = {stored.event.id for stored in todo.events}
-    replayed: dict[str, set[str]] = {}
-    for row in mixture.rows:
-        if row.origin == "replay":
-            for source in set(row.example.sources) - own:
-                replayed.setdefault(source, set()).update(row.example.users)
+def _uses(judged: Judged) -> tuple[EventUse, ...]:
+    """What became of each event of the batch, and which older ones were trained on, with everyone they are from.
+
+    A row stands on all its sources: on the question of one user and the correction of another.
+    """
+    events = {stored.event.id: stored for stored in judged.todo.events} | judged.sources
+    account = dict(judged.dataset.account)
+    rows = [row.example for row in judged.mixture.rows]
+    trained = {source for row in rows if row.id not in judged.training.too_long for source in row.sources}
+    for source in {source for row in rows for source in row.sources} - trained:
+        if account.get(source) == "used":
+            account[source] = "too_long_to_train"
+    people = {name: _users(event_to_dict(stored.event)) for name, stored in events.items()}
+    older: dict[str, set[str]] = {}
+    for row in judged.mixture.rows:
+        for source in (set(row.example.sources) & trained) - account.keys():
+            older.setdefault(source, set()).update(people.get(source, row.example.users))
     return event_uses(
-        dataset.account,
-        {stored.event.id: stored.seq for stored in todo.events},
-        {stored.event.id: _users(event_to_dict(stored.event)) for stored in todo.events},
-        replayed={event: tuple(sorted(users)) for event, users in sorted(replayed.items())},
+        account,
+        {name: stored.seq for name, stored in events.items()},
+        people,
+        replayed={event: tuple(sorted(users)) for event, users in sorted(older.items())},
     )
 
 
@@ -320,8 +374,40 @@ def _still_true(accepted: Sequence[AcceptedCorrection], gone: frozenset[str]) ->
     return tuple(c for c in accepted if not {c.event_id, c.interaction_id} & gone)
 
 
-def _correction_suite(name: str, corrections: Sequence[AcceptedCorrection]) -> Suite:
-    """Accepted corrections as items: the model must hold the correction more likely than the reply it corrected."""
+def _check_roles(registry: Registry, head: Snapshot, config: RunConfig, superseded: Sequence[str]) -> None:
+    """Refuse roles that contradict what is known, before anything is trained.
+
+    Raises:
+        InputError: a suite that production was judged on is named no more, or a superseded one is to get better.
+    """
+    roles = config.suites
+    ended = [name for name in roles.new if name in superseded]
+    if ended:
+        raise InputError(
+            f"suites.new: expected suites whose truth holds, found {', '.join(ended)}, which a policy change has "
+            "superseded. Move it to suites.old: it is measured and no longer guarded."
+        )
+    judged = registry.get_json(head.recipe)["suites"] if head.recipe else {"old": [], "new": []}
+    dropped = [name for name in (*judged["old"], *judged["new"]) if name not in (*roles.names, *superseded)]
+    if dropped:
+        raise InputError(
+            f"suites: production v{head.version} was judged on {', '.join(dropped)}, which this recipe does not name: "
+            "what it was taught could be lost unseen. Add it to suites.old, or to suites.watch to guard it no longer."
+        )
+
+
+def _correction_suite(name: str, corrections: Sequence[AcceptedCorrection]) -> Suite | None:
+    """Accepted corrections as items: the model must hold the correction more likely than the reply it corrected.
+
+    Nothing can be compared where a reviewer confirmed the reply, or where there was none that may be kept.
+    """
+    items = tuple(
+        Item(id=c.event_id, messages=c.prompt, chosen=c.content, rejected=c.rejected)
+        for c in corrections
+        if c.rejected.strip() and c.rejected.strip() != c.content.strip()
+    )
+    if not items:
+        return None
     return Suite(
         name=name,
         version=1,
@@ -329,7 +415,7 @@ def _correction_suite(name: str, corrections: Sequence[AcceptedCorrection]) -> S
         description="accepted corrections, each against the reply that it corrected",
         source="feedback",
         licence="as the feedback",
-        items=tuple(Item(id=c.event_id, messages=c.prompt, chosen=c.content, rejected=c.rejected) for c in corrections),
+        items=items,
     )
 
 
@@ -378,13 +464,15 @@ def _run_name(todo: Pending, config: RunConfig) -> str:
 
 
 class _Clock:
-    """Seconds of each stage, in order."""
+    """Seconds of each stage, in order; kept on the disk, so that a continued run adds to what was there."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Path) -> None:
+        self._kept = kept
         self._last = time.monotonic()
-        self.laps: dict[str, float] = {}
+        self.laps: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
 
     def lap(self, stage: str) -> None:
         now = time.monotonic()
-        self.laps[stage] = now - self._last
+        self.laps[stage] = self.laps.get(stage, 0.0) + now - self._last
         self._last = now
+        write_json(self._kept, self.laps)

@@ -15,10 +15,8 @@ content-addressed folders, so two processes may open the same one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +25,7 @@ from incremental_llm import base_models, pipeline
 from incremental_llm.adapters.stack import Stack, adapter_paths
 from incremental_llm.artifacts import staged_folder
 from incremental_llm.base_models import ResolvedBase
-from incremental_llm.chat import Message, canonical_json
+from incremental_llm.chat import Message
 from incremental_llm.config import RunConfig
 from incremental_llm.dataset import CompiledDataset
 from incremental_llm.errors import InputError
@@ -58,7 +56,7 @@ class Workspace:
     """Use `create` once and `open` afterwards; a context manager."""
 
     def __init__(self, config: RunConfig, registry: Registry, store: FeedbackStore) -> None:
-        self.config = config
+        self.config = config.at_dtype(registry.head().stack.dtype)
         self.registry = registry
         self.store = store
         self._base: ResolvedBase | None = None
@@ -68,11 +66,15 @@ class Workspace:
     def create(cls, config: RunConfig, *, say: Callable[[str], None] = lambda line: None) -> Workspace:
         """Make the folder, the databases and version 0, which is the base itself; an existing workspace is opened."""
         root = config.workspace
-        if (root / "registry.db").is_file():
+        if Registry.exists(root):
             return cls.open(config)
         base = base_models.resolve(config.base, say=say)
         root.mkdir(parents=True, exist_ok=True)
-        registry = Registry.create(root, Stack(base=base.ref, dtype=config.dtype), note=f"base {config.base}")
+        from incremental_llm.adapters.load import native_dtype
+
+        precision = config.training.at_dtype(native_dtype()).precision
+        stack = Stack(base=base.ref, dtype="bfloat16" if precision == "bf16" else "float32")
+        registry = Registry.create(root, stack, note=f"base {config.base}")
         workspace = cls(config, registry, FeedbackStore(config.database_url))
         workspace._base = base
         return workspace
@@ -113,16 +115,8 @@ class Workspace:
     # the loop
 
     def import_feedback(self, path: Path, progress: Any = None) -> ImportReport:
-        """Take in a JSONL log; running it again takes in only what is new.
-
-        What each import refused is kept in imports.jsonl, so that the next run's report can show it.
-        """
-        report = import_jsonl(self.store, path, progress=progress)
-        refused = [f"{path.name} line {line.line}: {line.reason}" for line in report.refused]
-        entry = {"time": datetime.now(UTC).isoformat(), "file": path.name, "added": report.added, "refused": refused}
-        with (self.config.workspace / "imports.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(canonical_json(entry) + "\n")
-        return report
+        """Take in a JSONL log; running it again takes in only what is new. The store keeps what was refused."""
+        return import_jsonl(self.store, path, progress=progress)
 
     def compile_preview(self) -> CompiledDataset:
         """The dataset that the next increment would be made from; writes nothing."""
@@ -188,7 +182,7 @@ class Workspace:
         """Measure a version on the recipe's suites, or on those named."""
         chosen = load_suites(self.config.suites.folder, suites) if suites else self.suites()
         for suite in chosen:
-            self.registry.record_suite(suite.name, suite.version, suite.digest)
+            self.registry.record_suite(suite.name, suite.version, suite.contract)
         snapshot = self.registry.get(ref)
         return self._measurement(progress).report(snapshot.stack, chosen, f"v{snapshot.version}")
 
@@ -296,18 +290,16 @@ class Workspace:
 
     def superseded_suites(self) -> tuple[str, ...]:
         """Suites whose truth a policy change has ended, as far as production has seen."""
-        cursor = self.registry.head().cursor
-        changes = {stored.event.id for stored in self.store.read(until=cursor, types=("policy_change",))}
-        return tuple(suite.name for suite in self.suites() if changes & set(suite.superseded_by))
+        cursor, quarantined = self.registry.head().cursor, self.registry.quarantined()
+        changes = pipeline.policy_changes(self.store, cursor, self.config, quarantined)
+        return pipeline.superseded_suites(self.suites(), changes)
 
     def _refused_lines(self, nights: Sequence[Any]) -> list[str]:
         """Lines refused by imports that no earlier night has shown."""
-        log = self.config.workspace / "imports.jsonl"
-        entries = (
-            [json.loads(line) for line in log.read_text(encoding="utf-8").split("\n") if line] if log.is_file() else []
-        )
         shown = {line for night in nights for line in night.refused_lines}
-        return [line for entry in entries for line in entry["refused"] if line not in shown]
+        refused = self.store.all_refused_lines()
+        lines = [f"{Path(source).name} line {number}: {reason}" for source, number, reason in refused]
+        return [line for line in lines if line not in shown]
 
     def _pending(self) -> pipeline.Pending:
         return pipeline.read_pending(self.registry, self.store, self.config)

@@ -18,6 +18,7 @@ OUTCOME: dict[str, Any] = {
     "version": 4,
     "reasons": ("better on shop_night3",),
     "replay": "Replay: +3 old rows interleaved (10.0 % of 30).",
+    "notes": ("kto: skipped, 1 examples, 2 needed",),
     "tokens": 1200,
     "seconds": 61.4,
     "folder": Path("illm/runs/v4"),
@@ -123,6 +124,7 @@ def test_the_summary_has_the_reasons_and_where_to_look() -> None:
         "promoted: production is now version 4",
         "  because better on shop_night3",
         "  Replay: +3 old rows interleaved (10.0 % of 30).",
+        "  kto: skipped, 1 examples, 2 needed",
         "  1200 tokens trained, 61 s; all results in illm/runs/v4",
     )
 

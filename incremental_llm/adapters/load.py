@@ -13,7 +13,7 @@ Two ways, chosen by what the base allows:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,16 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+def native_dtype() -> str:
+    """bfloat16 where this machine multiplies it natively, else float32: emulated, bf16 takes seven times as long."""
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        cpu: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch before 2.11: then fp32
+        native = any(cpu.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return "bfloat16" if native else "float32"
 
 
 def load_tokenizer(folder: Path) -> Any:

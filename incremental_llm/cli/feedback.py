@@ -47,7 +47,7 @@ def import_(
 
 
 def _all_refused(report: ImportReport) -> bool:
-    return bool(report.refused) and not (report.added or report.duplicates or report.resumed)
+    return bool(report.refused) and len(report.refused) + report.blank >= report.lines + report.resumed
 
 
 def _show(reports: dict[Path, ImportReport]) -> None:

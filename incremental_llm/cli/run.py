@@ -110,6 +110,7 @@ def _record(outcome: RunOutcome) -> dict[str, Any]:
         "scores": {"production": _scores(outcome.production), "candidate": _scores(outcome.candidate)},
         "data": outcome.dataset.counts,
         "replay": outcome.replay,
+        "notes": outcome.notes,
         "tokens": outcome.tokens,
         "seconds": outcome.seconds,
         "stage_seconds": outcome.stage_seconds,

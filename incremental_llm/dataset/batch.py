@@ -88,7 +88,7 @@ class Batch:
         self.seq = {stored.event.id: stored.seq for stored in self.events}
         everything = [*(stored.event for stored in context.values()), *(stored.event for stored in self.events)]
         self.interactions = {event.id: event for event in everything if isinstance(event, Interaction)}
-        self.refused_changes = {c.id for c in self._of(PolicyChange) if not self._may_change(c)}
+        self.refused_changes = {c.id for c in self._of(PolicyChange) if not settings.may_change_policy(c.reviewer)}
         self.named = frozenset(
             name for c in self._of(PolicyChange) if c.id not in self.refused_changes for name in c.supersedes
         )
@@ -102,10 +102,6 @@ class Batch:
 
     def _of(self, kind: type[E]) -> list[E]:
         return [stored.event for stored in self.events if isinstance(stored.event, kind)]
-
-    def _may_change(self, change: PolicyChange) -> bool:
-        allowed = self.settings.policy_reviewers
-        return allowed is None or change.reviewer in allowed
 
     def live(self, kind: type[E]) -> list[E]:
         """Events of a type that can become examples, by time, then seq."""

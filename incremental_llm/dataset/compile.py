@@ -64,7 +64,11 @@ def compile_dataset(
         pairs=tuple(e for e in examples if isinstance(e, PairExample)),
         unpaired=tuple(e for e in examples if isinstance(e, UnpairedExample)),
         drops=tuple(sorted(drops, key=lambda drop: (drop.kind, drop.reason, batch.order(drop.sources), drop.sources))),
-        corrections=tuple(sorted((c for c in won if c.event_id in trained), key=lambda c: batch.seq[c.event_id])),
+        corrections=tuple(
+            c if filters.reply_reason([c.rejected]) is None else c.model_copy(update={"rejected": ""})
+            for c in sorted(won, key=lambda c: batch.seq[c.event_id])
+            if c.event_id in trained
+        ),
         account=account,
         outcomes=_outcomes(batch, account),
         first_seq=batch.events[0].seq if batch.events else 0,

@@ -18,7 +18,8 @@ from incremental_llm.feedback.events import Correction
 class AcceptedCorrection(BaseModel):
     """A correction that became training data: `content` is right and `rejected` (the reply it corrects) is wrong.
 
-    `reviewers` are all who wrote this content for this prompt.
+    `rejected` is empty where the reply may not be kept, such as for personal data in it. `reviewers` are all who wrote
+    this content for this prompt.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from incremental_llm.chat import Conversation, last_user_text
+from incremental_llm.chat import Conversation
 from incremental_llm.dataset.decontaminate import SuiteIndex
 from incremental_llm.dataset.reasons import DropReason
 from incremental_llm.dataset.settings import CompileSettings
@@ -31,7 +31,8 @@ class Filters:
             return DropReason.TOO_LONG
         if any(self._is_personal(message.content) for message in prompt):
             return DropReason.PERSONAL_DATA
-        return DropReason.IN_SUITE if last_user_text(prompt) in self.suites else None
+        asked = (message.content for message in prompt if message.role == "user")
+        return DropReason.IN_SUITE if any(text in self.suites for text in asked) else None
 
     def reply_reason(self, texts: Sequence[str]) -> DropReason | None:
         """Why no example may hold these replies, None when one may."""

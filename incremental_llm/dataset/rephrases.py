@@ -50,12 +50,13 @@ def draft_rephrases(batch: Batch, verdicts: Verdicts, users: Mapping[ReplyKey, i
     they praise was not the reason to ask again.
     """
     drafts = Drafts()
-    corrected = _corrected(batch)
     weight = batch.settings.weights.rephrase
-    for asked in (*_explicit(batch), *_detected(batch)):
+    found = [*_explicit(batch), *_detected(batch)]
+    failed = _corrected(batch) | {asked.first.id for asked in found}  # a user who asks yet again got no answer
+    for asked in found:
         first, second = asked.first, asked.second
         told = (first.user,)
-        reason = _rephrase_problem(batch, asked, verdicts, users, corrected)
+        reason = _rephrase_problem(batch, asked, verdicts, users, failed)
         if reason is not None:
             drafts.drops.append(Drop(kind="pair", reason=reason, sources=asked.sources, users=told))
             drafts.drops.append(Drop(kind="unpaired", reason=reason, sources=asked.sources, users=told))
@@ -146,11 +147,11 @@ def _corrected(batch: Batch) -> set[str]:
 
 
 def _rephrase_problem(
-    batch: Batch, asked: Asked, verdicts: Verdicts, users: Mapping[ReplyKey, int], corrected: set[str]
+    batch: Batch, asked: Asked, verdicts: Verdicts, users: Mapping[ReplyKey, int], failed: set[str]
 ) -> DropReason | None:
     first, second = asked.first, asked.second
     prompt, reply = batch.reply_key(first.id)
-    if second.id in corrected or users.get(batch.reply_key(second.id), 1) <= 0:
+    if second.id in failed or users.get(batch.reply_key(second.id), 1) <= 0:
         return DropReason.SECOND_ANSWER_FAILED
     if reply == normalised(second.reply):
         return DropReason.SAME_REPLY

@@ -69,6 +69,10 @@ class CompileSettings(BaseModel):
         default=None, description="reviewers whose policy changes count; everyone's where this is null"
     )
 
+    def may_change_policy(self, reviewer: str) -> bool:
+        """Whether policy changes of this reviewer count."""
+        return self.policy_reviewers is None or reviewer in self.policy_reviewers
+
     @model_validator(mode="after")
     def _a_band(self) -> Self:
         if self.rephrase_similarity_min > self.rephrase_similarity_max:

@@ -90,6 +90,11 @@ class Suite(BaseModel):
             }
         )
 
+    @property
+    def contract(self) -> str:
+        """Digest of what may change with a new version only: what a score depends on, and what ends its truth."""
+        return json_digest([self.digest, self.min_items, sorted(self.superseded_by)])
+
     @model_validator(mode="after")
     def _check_items(self) -> Self:
         if len(self.items) < self.min_items:

@@ -192,6 +192,13 @@ class FeedbackStore:
                 (row.line, row.reason) for row in connection.execute(wanted.order_by(tables.refused_lines.c.line))
             )
 
+    def all_refused_lines(self) -> tuple[tuple[str, int, str], ...]:
+        """(source, line, reason) of every line that an import of any source refused."""
+        columns = (tables.refused_lines.c.source, tables.refused_lines.c.line, tables.refused_lines.c.reason)
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(*columns).order_by(*columns[:2]))
+            return tuple((row.source, row.line, row.reason) for row in rows)
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         with self._engine.begin() as connection:

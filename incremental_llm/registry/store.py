@@ -126,6 +126,14 @@ class Registry:
             )
         return registry
 
+    @classmethod
+    def exists(cls, root: Path) -> bool:
+        """Whether `root` holds a registry; a kill while one is made leaves an empty database, which is none."""
+        if not (root / "registry.db").is_file():
+            return False
+        with cls(root) as registry, registry._read() as connection:
+            return schema.exists(connection)
+
     # objects
 
     @property

@@ -24,6 +24,16 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """The last version's score minus the base's on the same items: fractions of 1 with their paired interval."""
+
+    difference: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
 class SuiteRow:
     """One row of the matrix.
 
@@ -109,9 +119,10 @@ class ReportData:
     """Everything a report shows.
 
     `metrics` are fractions of 1 under the names of `incremental_llm.report.summary.METRICS`; a metric without an entry
-    was not measured. `baseline_*` is plain sequential fine-tuning on the same data, whose cells may name later versions
-    than ours (nothing rejects its nights). `sources` maps a label to the command that gave the figures. `production`
-    is the version in production where the nights and the lineage do not tell.
+    was not measured. `against_base` has a difference for each suite that was there from the start. `baseline_*` is
+    plain sequential fine-tuning on the same data, whose cells may name later versions than ours (nothing rejects its
+    nights). `sources` maps a label to the command that gave the figures. `production` is the version in production
+    where the nights and the lineage do not tell.
 
     Raises:
         InputError: a number is NaN or infinite, a score is outside 0..1, a cell names a version that is not in
@@ -129,6 +140,7 @@ class ReportData:
     nights: tuple[Night, ...]
     lineage: tuple[LineageRow, ...]
     peak_memory_bytes: int | None
+    against_base: dict[str, Difference] = field(default_factory=dict)
     baseline_suites: tuple[SuiteRow, ...] = ()
     baseline_metrics: dict[str, float] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)

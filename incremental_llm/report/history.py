@@ -19,10 +19,20 @@ from typing import Any
 
 from incremental_llm.artifacts import write_json
 from incremental_llm.errors import SuiteError
-from incremental_llm.evaluation import EvaluationReport, Suite, flips, matrix_of
+from incremental_llm.evaluation import EvaluationReport, Suite, flips, matrix_of, paired_bootstrap
 from incremental_llm.pipeline import Judged
 from incremental_llm.registry import Registry, Snapshot
-from incremental_llm.report.data import Answer, Cell, CheckRow, LineageRow, Night, ReportData, Role, SuiteRow
+from incremental_llm.report.data import (
+    Answer,
+    Cell,
+    CheckRow,
+    Difference,
+    LineageRow,
+    Night,
+    ReportData,
+    Role,
+    SuiteRow,
+)
 
 NIGHT = "night.json"
 _ANSWERS = 6  # before/after answers shown of each kind: learned, lost, still wrong
@@ -32,7 +42,7 @@ def night_of(outcome: Judged, label: str, suites: Sequence[Suite], refused_lines
     """A run as the report shows it."""
     return Night(
         label=label,
-        version=outcome.todo.head.version + 1 if outcome.checks.passed else None,
+        version=outcome.number if outcome.checks.passed else None,
         decision="promoted" if outcome.checks.passed else "rejected",
         reasons=outcome.reasons,
         checks=tuple(
@@ -62,7 +72,7 @@ def night_of(outcome: Judged, label: str, suites: Sequence[Suite], refused_lines
             "unpaired": len(outcome.dataset.unpaired),
         },
         drops=_drops(outcome),
-        mixture=outcome.replay,
+        mixture=". ".join((outcome.replay.rstrip("."), *outcome.notes)),
         refused_lines=tuple(refused_lines),
         answers=_answers(outcome, suites),
     )
@@ -106,6 +116,7 @@ def history(
         versions=tuple(reports),
         suites=suite_rows(reports, introduced, superseded),
         metrics=metrics_of(reports, introduced, superseded),
+        against_base=against_base(reports, introduced),
         nights=read_nights(registry, workspace),
         lineage=tuple(
             LineageRow(s.version, s.parent, s.kind, s.stack.adapters, s.time.isoformat(timespec="seconds"), s.note)
@@ -164,6 +175,19 @@ def metrics_of(
         if guarded:
             found["negative_flips"] = flips(reports[names[-2]], reports[names[-1]], guarded).negative_share
     return {name: value for name, value in found.items() if value is not None}
+
+
+def against_base(reports: Mapping[str, EvaluationReport], introduced: Mapping[str, int]) -> dict[str, Difference]:
+    """What all increments together have done to the suites that were there from the start."""
+    if len(reports) < 2 or "base" not in reports:
+        return {}
+    base, last = reports["base"].suites, reports[list(reports)[-1]].suites
+    found = {}
+    for suite in (name for name, night in introduced.items() if not night and name in base and name in last):
+        if base[suite].score is not None and last[suite].score is not None:
+            paired = paired_bootstrap(base[suite].outcomes, last[suite].outcomes)
+            found[suite] = Difference(paired.difference, paired.low, paired.high, paired.n)
+    return found
 
 
 def machine() -> str:

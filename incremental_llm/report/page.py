@@ -52,6 +52,7 @@ def _values(data: ReportData) -> dict[str, Any]:
         "headline": summary.headline(data),
         "production": summary.production(data),
         "baseline_name": summary.BASELINE,
+        "differences": summary.difference_lines(data),
         "metrics": [
             (metric, [summary.metric_text(metric, metrics) for metrics in compared])
             for metric in summary.metric_rows(*compared)

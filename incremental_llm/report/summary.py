@@ -99,6 +99,15 @@ def cell_text(cell: Cell | None) -> str:
     return NOT_MEASURED if cell is None else f"{cell.score:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
 
 
+def difference_lines(data: ReportData) -> list[str]:
+    """For example "general: +0.01 against the base (95 % interval −0.04 to +0.06, 260 items), v3"."""
+    return [
+        f"{suite}: {signed(found.difference, 3)} against the base (95 % interval {signed(found.low, 3)} to "
+        f"{signed(found.high, 3)}, {found.n} items), {data.versions[-1]}"
+        for suite, found in data.against_base.items()
+    ]
+
+
 def share(value: float | None) -> str:
     """A fraction of 1 with two decimals."""
     return NOT_MEASURED if value is None else f"{value:.2f}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from incremental_llm.report.data import Cell, ReportData, SuiteRow
 from incremental_llm.report.summary import (
     BASELINE,
     cell_text,
+    difference_lines,
     duration,
     headline,
     memory,
@@ -56,6 +58,8 @@ def plain_table(data: ReportData) -> str:
     if data.baseline_suites:
         blocks.append(f"{BASELINE}:\n{_aligned(_matrix_lines(data.baseline_suites, data.baseline_versions))}")
     blocks.append(_aligned(_metric_lines(data), right_from=1))
+    if data.against_base:
+        blocks.append("\n".join(difference_lines(data)))
     if data.nights:
         blocks.append(_aligned(_night_lines(data), right_from=None))
     blocks.append(
@@ -68,12 +72,14 @@ def plain_table(data: ReportData) -> str:
 def results_json(data: ReportData) -> dict[str, Any]:
     """The figures under stable names; scores and metrics are fractions of 1, null is "not measured".
 
-    {"scores": {suite: {version: {"score", "low", "high", "n"}}}, "metrics": {...}, "nights": [{"version", "decision",
+    {"scores": {suite: {version: {"score", "low", "high", "n"}}}, "metrics": {...}, "against_base": {suite:
+    {"difference", "low", "high", "n"}}, "nights": [{"version", "decision",
     "seconds", "tokens"}], "peak_memory_bytes", "seed"}, and "baseline": {"scores", "metrics"} where there is one.
     """
     results: dict[str, Any] = {
         "scores": _scores(data.suites, data.versions),
         "metrics": _published(data.metrics),
+        "against_base": {suite: asdict(found) for suite, found in data.against_base.items()},
         "nights": [
             {"version": night.version, "decision": night.decision, "seconds": night.seconds, "tokens": night.tokens}
             for night in data.nights

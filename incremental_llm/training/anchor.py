@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows
-from incremental_llm.training.scoring import head_logits
+from incremental_llm.training.scoring import head_logits, labelled_hidden
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Anchor:
         for chunk in length_sorted_chunks(self.rows):
             ids_BT, scored_BT = pad_rows([self.rows[i] for i in chunk])
             with autocast():
-                hidden_BTD = model.base_model(input_ids=ids_BT.to(device), use_cache=False).last_hidden_state
-            for index, hidden_TD, scored_T in zip(chunk, hidden_BTD, scored_BT, strict=True):
-                found[index] = hidden_TD[scored_T.to(device)].clone()
+                hidden_ND = labelled_hidden(model.base_model, ids_BT.to(device), scored_BT.to(device))
+            lengths = [len(self.rows[i].completion) for i in chunk]
+            found.update(zip(chunk, (part.clone() for part in hidden_ND.split(lengths)), strict=True))
         self._teacher_TD = [found[index] for index in range(len(self.rows))]
 
     def share(self, *, step: int, rank: int, processes: int) -> AnchorShare:
@@ -70,10 +70,15 @@ class Anchor:
         """
         if not share.rows:
             return student_NV.sum() * 0.0
-        with torch.no_grad():
-            softcap = getattr(causal_lm.config.get_text_config(), "final_logit_softcapping", None)
-            teacher_NV = head_logits(causal_lm, torch.cat([self._teacher_TD[i] for i in share.indices]), softcap)
-        return self.weight * share.scale * kl_sum(teacher_NV, student_NV)
+        softcap = getattr(causal_lm.config.get_text_config(), "final_logit_softcapping", None)
+        total = student_NV.new_zeros((), dtype=torch.float32)
+        lengths = [len(row.completion) for row in share.rows]
+        # Row by row: buffers of a whole batch are so large that the system hands out and clears new pages every time.
+        for index, row_NV in zip(share.indices, student_NV.split(lengths), strict=True):
+            with torch.no_grad():
+                teacher_NV = head_logits(causal_lm, self._teacher_TD[index], softcap)
+            total = total + kl_sum(teacher_NV, row_NV)
+        return self.weight * share.scale * total
 
     def _rows_of(self, step: int) -> list[int]:
         """The rows of a step: consecutive slices of reshuffled passes, the same on every process and after a resume."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids
+from incremental_llm.chat import Conversation
 from incremental_llm.dataset.examples import Example, PairExample, SftExample, UnpairedExample
 
 _LENGTH_WINDOW = 8  # batches sorted by length together: padding shrinks, the order stays close to random
@@ -35,11 +36,15 @@ class Row:
 
 @dataclass(frozen=True)
 class TokenExample:
-    """A tokenised example: `rows` holds (completion,) or (chosen, rejected)."""
+    """A tokenised example: `rows` holds (completion,) or (chosen, rejected).
+
+    `question` are the places in the prompt of what the user said last, without the template around it.
+    """
 
     rows: tuple[Row, ...]
     weight: float
     desirable: bool = True
+    question: range = range(0)
 
     @property
     def length(self) -> int:
@@ -58,7 +63,29 @@ def tokenize(tokenizer: Any, example: Example) -> TokenExample:
     if isinstance(example, UnpairedExample):
         return TokenExample((row(example.completion),), example.weight, example.desirable)
     assert isinstance(example, SftExample)
-    return TokenExample((row(example.completion),), example.weight)
+    question = _last_content(tokenizer, example.prompt, prompt)
+    return TokenExample((row(example.completion),), example.weight, question=question)
+
+
+def _last_content(tokenizer: Any, conversation: Conversation, prompt: tuple[int, ...]) -> range:
+    """Where the last message's own tokens stand: what changes when the same chat is written with an empty one."""
+    last = conversation[-1].model_copy(update={"content": ""})
+    empty = prompt_ids(tokenizer, (*conversation[:-1], last))
+    limit = min(len(empty), len(prompt))
+    start = next((i for i in range(limit) if empty[i] != prompt[i]), limit)
+    behind = next((i for i in range(limit - start) if empty[-1 - i] != prompt[-1 - i]), limit - start)
+    return range(start, len(prompt) - behind)
+
+
+def with_dropout(example: TokenExample, share: float, rng: random.Random) -> Row:
+    """The example's row with each token of its question left out with probability `share`, but never all of them.
+
+    Word dropout (Iyyer et al. 2015): an answer then hangs on no single word, and other phrasings find it too.
+    """
+    row, dropped = example.rows[0], {place for place in example.question if rng.random() < share}
+    if len(dropped) == len(example.question):
+        return row
+    return Row(tuple(token for place, token in enumerate(row.prompt) if place not in dropped), row.completion)
 
 
 def training_order(lengths: Sequence[int], *, epochs: float, batch_size: int, seed: int) -> list[list[int]]:

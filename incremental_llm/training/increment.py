@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids
-from incremental_llm.adapters.load import load_stack, load_tokenizer
+from incremental_llm.adapters.load import load_stack, load_tokenizer, native_dtype
 from incremental_llm.artifacts import is_complete, staged_folder, verify_folder, write_json
 from incremental_llm.chat import Conversation, json_digest
 from incremental_llm.dataset.examples import Example
@@ -80,6 +80,7 @@ def train_increment(
         TrainingError: an invariant broke (see invariants.py); nothing of the run is published.
     """
     started = time.monotonic()
+    settings = settings.at_dtype(native_dtype())
     frozen_before = [verify_folder(folder) for folder in adapter_folders]
     _check_same_run(out, frozen_before, examples, anchors, settings)
     done = out / "adapter"
@@ -144,7 +145,7 @@ def train_increment(
         seconds=time.monotonic() - started,
         tokens=sum(report.tokens for report in reports),
         too_long=tuple(too_long),
-        warnings=tuple(report.note for report in reports if report.note),
+        warnings=(*_skipped(kinds, settings), *(report.note for report in reports if report.note)),
     )
     if PartialState().is_main_process:
         with staged_folder(done) as staged:
@@ -207,18 +208,19 @@ def tokenize_by_kind(
 
 def _phases_with_examples(kinds: dict[str, list[TokenExample]], settings: TrainingSettings) -> list[Any]:
     enough = [p for p in settings.phases if len(kinds[p.kind]) >= p.minimum]
-    for phase in settings.phases:
-        if phase not in enough:
-            log.warning(
-                "%s: %d examples, %d needed: skipped",
-                phase.objective,
-                len(kinds[phase.kind]),
-                phase.minimum,
-            )
     if not enough:
         counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in kinds.items())
         raise NothingToTrainError(f"nothing to train: {counts}. Collect more feedback, or lower `minimum` of a phase.")
     return enough
+
+
+def _skipped(kinds: dict[str, list[TokenExample]], settings: TrainingSettings) -> list[str]:
+    """The phases that had too few examples, in words; none at all is no news."""
+    return [
+        f"{phase.objective}: skipped, {len(kinds[phase.kind])} examples, {phase.minimum} needed"
+        for phase in settings.phases
+        if 0 < len(kinds[phase.kind]) < phase.minimum
+    ]
 
 
 def _anchor(tokenizer: Any, anchors: Sequence[tuple[Conversation, str]], settings: TrainingSettings) -> Anchor | None:

@@ -7,9 +7,11 @@ completions and stores the reference log-probabilities. `run_phase` trains.
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from incremental_llm.errors import TrainingError
 from incremental_llm.training.anchor import Anchor
-from incremental_llm.training.batching import Row, TokenExample, training_order
+from incremental_llm.training.batching import Row, TokenExample, training_order, with_dropout
 from incremental_llm.training.checkpoint import SealCheckpoints, last_complete_checkpoint
 from incremental_llm.training.distributed import agreed
 from incremental_llm.training.losses import dpo_losses
@@ -70,26 +72,37 @@ def plan_phase(
     progress: Callable[[int, int, float | None], None],
 ) -> PhasePlan:
     """Lay out a phase. `model` must still be the previous policy: its log-probabilities become the reference."""
-    build = {"sft": _sft_rows, "dpo": _dpo_rows, "kto": _kto_rows}[phase.objective]
     examples = kinds[phase.kind]
     seed = settings.seed * 1000 + settings.phases.index(phase)
+    builders: dict[str, Callable[..., list[dict[str, Any]]]] = {
+        "sft": partial(_sft_rows, dropout=phase.prompt_dropout, rng=random.Random(seed)),
+        "dpo": _dpo_rows,
+        "kto": _kto_rows,
+    }
     order = training_order([e.length for e in examples], epochs=phase.epochs, batch_size=phase.batch_size, seed=seed)
     progress(0, 1, None)
-    rows = build(examples, order, lambda wanted: completion_logps(model, wanted, autocast))
+    rows = builders[phase.objective](examples, order, lambda wanted: completion_logps(model, wanted, autocast))
     progress(1, 1, None)
-    tokens = sum(sum(row.length for row in examples[i].rows) for batch in order for i in batch)
-    return PhasePlan(phase, rows, len(examples), tokens)
+    return PhasePlan(phase, rows, len(examples), sum(map(_trained_tokens, rows)))
 
 
 Score = Callable[[Sequence[Row]], list[float]]
 
 
-def _sft_rows(examples: Sequence[TokenExample], order: list[list[int]], _score: Score) -> list[dict[str, Any]]:
+def _trained_tokens(row: Mapping[str, Any]) -> int:
+    """Prompt and completion, for a pair twice."""
+    completions = [row[name] for name in ("completion_ids", "chosen_ids", "rejected_ids") if name in row]
+    return sum(len(row["prompt_ids"]) + len(completion) for completion in completions)
+
+
+def _sft_rows(
+    examples: Sequence[TokenExample], order: list[list[int]], _score: Score, *, dropout: float, rng: random.Random
+) -> list[dict[str, Any]]:
     rows = []
     for batch in order:
         labelled = sum(len(examples[i].rows[0].completion) for i in batch)
         for i in batch:
-            row = examples[i].rows[0]
+            row = with_dropout(examples[i], dropout, rng)
             rows.append(_tokens(row) | {"weight": examples[i].weight, "share": len(batch) / labelled})
     return rows
 
@@ -120,7 +133,7 @@ def _kto_rows(examples: Sequence[TokenExample], order: list[list[int]], score: S
     ups = sum(e.weight for e in examples if e.desirable)
     downs = sum(e.weight for e in examples if not e.desirable)
     down_scale = min(1.0, ups / downs) if downs else 1.0
-    flat = [(i, batch[(k - 1) % len(batch)]) for batch in order for k, i in enumerate(batch)]
+    flat = [(i, _another(batch, k)) for batch in order for k, i in enumerate(batch)]
     wanted = sorted({(i, i) for i, _ in flat} | set(flat))
     scored = score([Row(examples[i].rows[0].prompt, examples[j].rows[0].completion) for i, j in wanted])
     reference = dict(zip(wanted, scored, strict=True))
@@ -135,6 +148,12 @@ def _kto_rows(examples: Sequence[TokenExample], order: list[list[int]], score: S
         }
         for i, j in flat
     ]
+
+
+def _another(batch: Sequence[int], place: int) -> int:
+    """The nearest example before `place`, around the batch, that is another one; the same if there is no other."""
+    before = (batch[place - back] for back in range(1, len(batch)))
+    return next((i for i in before if i != batch[place]), batch[place])
 
 
 def _tokens(row: Row) -> dict[str, Any]:

@@ -5,27 +5,26 @@ Shapes: B rows, T tokens, N labelled positions of the whole batch, V vocabulary,
 A 49,152-token head over every position costs more than the 135M body under it; completions are a quarter of the
 positions. Every chat of a batch begins with the same system prompt, a third of a short chat's tokens. And chats of
 different lengths are padded to the longest, another third. `attach_labelled_head` therefore teaches a causal language
-model's forward one more argument. With it, the common beginning runs once for the whole batch (its keys and values are
-shared, gradients included), short rows are packed behind one another into lines where each token sees its own row
-only, and the head runs at labelled positions only: the same result, all inside the (possibly distributed) wrapper's
-own forward.
+model's forward one more argument. With it, rows are packed behind one another into lines that begin with what all rows
+have in common, where each token sees that beginning and its own row only, and the head runs at labelled positions only:
+the same result, all inside the (possibly distributed) wrapper's own forward.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutput
 
-from incremental_llm.adapters.kv_cache import CACHE
 from incremental_llm.errors import TrainingError
 from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows
 
-_WORTH_SHARING = 8  # tokens; below this a second, small pass costs more than it saves
+_LINE = 320  # tokens; longer lines repeat the common beginning less often, but attention grows with their length
+_CHECKED = 8  # tokens of each part of the rows that `_check_head` compares
 
 
 def attach_labelled_head(model: Any) -> None:
@@ -53,23 +52,15 @@ def attach_labelled_head(model: Any) -> None:
 def labelled_hidden(body: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> torch.Tensor:
     """hidden_ND of the labelled positions, in row-major order; rows are padded on the right.
 
-    The rows' common beginning is computed once, and what follows a row's last label not at all.
+    The rows' common beginning is computed once a line, and what follows a row's last label not at all.
     """
+    if ids_BT.shape[0] == 1 or not sees_everything(body):
+        return body(input_ids=ids_BT, use_cache=False).last_hidden_state[labelled_BT]
     shared = common_prefix(ids_BT, labelled_BT)
-    shared = shared if shared >= _WORTH_SHARING and ids_BT.shape[0] > 1 else 0
-    shared_ids_1P, ids_BT, labelled_BT = ids_BT[:1, :shared], ids_BT[:, shared:], labelled_BT[:, shared:]
-    cache: dict[str, Any] = {"use_cache": False}
-    lines = pack(labelled_BT) if sees_everything(body) else []
-    packed = 0 < len(lines) < ids_BT.shape[0]
-    if shared:
-        cache = {"use_cache": True, CACHE: DynamicCache(config=body.config)}
-        body(input_ids=shared_ids_1P, **cache)
-        cache[CACHE].batch_repeat_interleave(len(lines) if packed else ids_BT.shape[0])
-    if not packed:
-        hidden_BTD = body(input_ids=ids_BT, **cache).last_hidden_state
-        return hidden_BTD[labelled_BT]
-    at_BT, ids_LT, positions_LT, mask_L1TK = lay_out(lines, ids_BT, shared, body.dtype)
-    hidden_LTD = body(input_ids=ids_LT, position_ids=positions_LT, attention_mask=mask_L1TK, **cache).last_hidden_state
+    at_BT, ids_LT, positions_LT, mask_L1TT = lay_out(pack(labelled_BT, shared), ids_BT, shared, body.dtype)
+    hidden_LTD = body(
+        input_ids=ids_LT, position_ids=positions_LT, attention_mask=mask_L1TT, use_cache=False
+    ).last_hidden_state
     return hidden_LTD.flatten(0, 1)[at_BT[labelled_BT]]
 
 
@@ -81,18 +72,16 @@ def sees_everything(body: Any) -> bool:
     return full and config._attn_implementation in {"eager", "sdpa"}
 
 
-def pack(labelled_BT: torch.Tensor) -> list[list[tuple[int, int]]]:
-    """Lines of (row, length up to its last label), none longer than the longest row: first fit, longest row first."""
-    last_B = labelled_BT.shape[1] - labelled_BT.int().flip(1).argmax(1)
+def pack(labelled_BT: torch.Tensor, shared: int) -> list[list[tuple[int, int]]]:
+    """Lines of (row, length from `shared` to its last label): longest rows first, each to the line with most room."""
+    last_B = labelled_BT.shape[1] - labelled_BT.int().flip(1).argmax(1) - shared
     lengths = [(int(n), row) for row, (n, any_) in enumerate(zip(last_B, labelled_BT.any(1), strict=True)) if any_]
-    room, lines = [], []
+    room = max([_LINE - shared, *(length for length, _ in lengths)])
+    filled = [0] * math.ceil(sum(length for length, _ in lengths) / room)
+    lines: list[list[tuple[int, int]]] = [[] for _ in filled]
     for length, row in sorted(lengths, key=lambda entry: (-entry[0], entry[1])):
-        place = next((i for i, left in enumerate(room) if left >= length), None)
-        if place is None:
-            place = len(lines)
-            room.append(max(lengths)[0])
-            lines.append([])
-        room[place] -= length
+        place = filled.index(min(filled))
+        filled[place] += length
         lines[place].append((row, length))
     return lines
 
@@ -100,28 +89,31 @@ def pack(labelled_BT: torch.Tensor) -> list[list[tuple[int, int]]]:
 def lay_out(
     lines: list[list[tuple[int, int]]], ids_BT: torch.Tensor, shared: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lines as a batch: at_BT (flat place of each token in it), ids_LT, positions_LT, and the additive mask_L1TK.
+    """Lines as a batch: at_BT (flat place of each token in it), ids_LT, positions_LT, and the additive mask_L1TT.
 
-    A token sees the `shared` tokens before all lines, and its own row up to itself.
+    Every line begins with the `shared` tokens. A token sees those and its own row, up to itself.
     """
-    device, width = ids_BT.device, max(sum(length for _, length in line) for line in lines)
+    device, width = ids_BT.device, shared + max(sum(length for _, length in line) for line in lines)
     at_BT = torch.zeros_like(ids_BT)
     ids_LT = ids_BT.new_zeros(len(lines), width)
     positions_LT = ids_BT.new_zeros(len(lines), width)
     owner_LT = ids_BT.new_full((len(lines), width), -1)
+    ids_LT[:, :shared] = ids_BT[0, :shared]
+    positions_LT[:, :shared] = torch.arange(shared, device=device)
     for number, line in enumerate(lines):
-        start = 0
+        start = shared
         for row, length in line:
             place = slice(start, start + length)
-            ids_LT[number, place] = ids_BT[row, :length]
+            ids_LT[number, place] = ids_BT[row, shared : shared + length]
             positions_LT[number, place] = torch.arange(shared, shared + length, device=device)
             owner_LT[number, place] = row
-            at_BT[row, :length] = torch.arange(length, device=device) + number * width + start
+            at_BT[row, shared : shared + length] = torch.arange(length, device=device) + number * width + start
             start += length
-    own_LTT = (owner_LT[:, :, None] == owner_LT[:, None, :]).tril()
-    seen_LTK = torch.cat([own_LTT.new_ones(len(lines), width, shared), own_LTT], dim=2)
-    mask_LTK = torch.zeros(seen_LTK.shape, dtype=dtype, device=device).masked_fill(~seen_LTK, torch.finfo(dtype).min)
-    return at_BT, ids_LT, positions_LT, mask_LTK[:, None]
+    seen_LTT = owner_LT[:, :, None] == owner_LT[:, None, :]
+    seen_LTT[:, :, :shared] = True
+    mask_LTT = torch.zeros(seen_LTT.shape, dtype=dtype, device=device)
+    mask_LTT.masked_fill_(~seen_LTT.tril(), torch.finfo(dtype).min)
+    return at_BT, ids_LT, positions_LT, mask_LTT[:, None]
 
 
 def common_prefix(ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> int:
@@ -140,12 +132,12 @@ def head_logits(model: Any, hidden_ND: torch.Tensor, softcap: float | None) -> t
 def _check_head(model: Any, original: Any) -> None:
     device = model.get_output_embeddings().weight.device
     # Ordinary tokens from all over the vocabulary: the first few are special ones, on which bf16 is chaotic.
-    start = torch.arange(1, 1 + _WORTH_SHARING, device=device)
-    ids_BT = torch.stack([torch.cat([start, start + _WORTH_SHARING * row]) for row in (1, 2, 3)])
-    ids_BT *= max(1, model.config.get_text_config().vocab_size // (5 * _WORTH_SHARING))
+    start = torch.arange(1, 1 + _CHECKED, device=device)
+    ids_BT = torch.stack([torch.cat([start, start + _CHECKED * row]) for row in (1, 2, 3)])
+    ids_BT *= max(1, model.config.get_text_config().vocab_size // (5 * _CHECKED))
     labelled_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
-    for row, length in enumerate((_WORTH_SHARING, 3, 4)):
-        labelled_BT[row, _WORTH_SHARING : _WORTH_SHARING + length] = True
+    for row, length in enumerate((_CHECKED, 3, 4)):
+        labelled_BT[row, _CHECKED : _CHECKED + length] = True
     expected_NV = original(input_ids=ids_BT, use_cache=False).logits[labelled_BT].float()
     found_NV = model(input_ids=ids_BT, labelled_BT=labelled_BT).logits.float()
     gap = (expected_NV - found_NV).abs().max().item()
@@ -153,7 +145,7 @@ def _check_head(model: Any, original: Any) -> None:
     if not gap <= rounding * max(1.0, expected_NV.abs().max().item()):
         raise TrainingError(
             f"{type(model).__name__}: the logits of the labelled head differ from the model's own by {gap:.3g}. "
-            "This architecture scales its logits or shares its cache in an unsupported way: use another base model."
+            "This architecture scales its logits or masks its attention in an unsupported way: use another base model."
         )
 
 

@@ -30,6 +30,9 @@ class PhaseSettings(_Settings):
     batch_size: int = Field(8, ge=2, description="examples in an optimizer step, over all processes")
     beta: float = Field(0.1, gt=0, description="strength of the reference in DPO and KTO")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    prompt_dropout: float = Field(
+        0.0, ge=0, lt=1, description="SFT: share of the last question's tokens left out at random at each visit"
+    )
     minimum: int = Field(2, ge=1, description="with fewer examples the phase is skipped, and says so")
     saturated_below: float = Field(0.01, ge=0, description="skip a DPO phase whose mean loss starts below this")
 
@@ -53,7 +56,9 @@ class TrainingSettings(_Settings):
     """All that decides what an increment's adapter becomes, data aside."""
 
     seed: int = 0
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 keeps the adapter itself in fp32")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="bf16 keeps the adapter itself in fp32; auto: bf16 where the machine computes it natively"
+    )
     quantization: Literal["none", "nf4"] = Field("none", description="nf4: 4-bit base, stack concatenated, not folded")
     micro_batch: int | None = Field(None, ge=2, description="examples a process takes at once; batch_size by default")
     max_length: int = Field(512, ge=16, description="tokens; a longer example is left out and counted")
@@ -66,3 +71,9 @@ class TrainingSettings(_Settings):
         PhaseSettings(objective="kto", learning_rate=1e-4, epochs=1),
         PhaseSettings(objective="sft", learning_rate=1e-3, epochs=6),
     )
+
+    def at_dtype(self, dtype: str) -> TrainingSettings:
+        """These settings with `precision: auto` decided: what goes with a stack in `dtype`."""
+        if self.precision != "auto":
+            return self
+        return self.model_copy(update={"precision": "bf16" if dtype == "bfloat16" else "fp32"})

@@ -43,7 +43,7 @@ def run_baseline(config: Any, logs: Sequence[Path], suites: Mapping[str, int], p
             config.workspace / "evaluations", base.folder, registry.objects, config.training.quantization, progress
         )
         reports = {}
-        stack = Stack(base=base.ref, dtype=config.dtype)
+        stack = Stack(base=base.ref, dtype=registry.head().stack.dtype)
         reports["base"] = measured.report(stack, loaded, "the base").model_dump(mode="json")
         for night, adapter in enumerate(adapters, 1):
             one = stack.plus(registry.put_object(adapter))

@@ -14,6 +14,8 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +49,7 @@ def main() -> int:
     from incremental_llm.errors import IncrementalError
 
     try:
-        with progress_reporter() as progress:
+        with progress_reporter() as progress, remembered_peak(arguments.out / f"seed{arguments.seed}"):
             run_nights(arguments, progress)
             if arguments.baseline:
                 from baseline import run_baseline
@@ -104,17 +106,21 @@ def run_nights(arguments: argparse.Namespace, progress: PlainProgress | BarProgr
             progress.say(f"night {night}: {outcome.decision}" + (f" as v{outcome.version}" if outcome.version else ""))
             for reason in outcome.reasons:
                 progress.say(f"  {reason}")
-        remember_peak(config.workspace)
 
 
-def remember_peak(workspace: Path) -> None:
-    """Keep the largest resident memory of any process that worked on this demo, in bytes."""
+@contextmanager
+def remembered_peak(workspace: Path) -> Iterator[None]:
+    """Keep the largest resident memory of any process that worked on this demo, in bytes, whatever stopped it."""
     from incremental_llm.artifacts import write_json
 
-    kept = workspace / "peak.json"
-    before = json.loads(kept.read_text(encoding="utf-8"))["bytes"] if kept.is_file() else 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    write_json(kept, {"bytes": max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)})
+    try:
+        yield
+    finally:
+        kept = workspace / "peak.json"
+        before = json.loads(kept.read_text(encoding="utf-8"))["bytes"] if kept.is_file() else 0
+        unit = 1 if sys.platform == "darwin" else 1024
+        if workspace.is_dir():
+            write_json(kept, {"bytes": max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)})
 
 
 def finish(arguments: argparse.Namespace) -> None:
@@ -124,6 +130,7 @@ def finish(arguments: argparse.Namespace) -> None:
     from incremental_llm.artifacts import write_json
     from incremental_llm.report import matrix_table, plain_table, results_json, write_report
     from incremental_llm.report.history import history
+    from incremental_llm.report.summary import difference_lines
     from incremental_llm.workspace import Workspace
 
     config = config_of(arguments, NIGHTS)
@@ -146,6 +153,7 @@ def finish(arguments: argparse.Namespace) -> None:
     if sys.stdout.isatty():
         console = Console()
         console.print(matrix_table(data, console.width))
+        console.print("\n".join(difference_lines(data)))
     else:
         print(plain_table(data))
     print(f"next: open {arguments.out / 'report.html'}; talk to it: illm chat --set workspace={config.workspace}")

@@ -112,6 +112,7 @@ class Outcome:
     production: EvaluationReport = field(default_factory=example_report)
     dataset: CompiledDataset = field(default_factory=example_dataset)
     replay: str = "Replay: +3 old rows interleaved (10.0 % of 30)."
+    notes: tuple[str, ...] = ()
     tokens: int = 3400
     seconds: float = 12.0
     stage_seconds: dict[str, float] = field(default_factory=lambda: {"train": 9.0})

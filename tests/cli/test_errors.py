@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from incremental_llm.cli.errors import CrashError, crash_log
+from incremental_llm.config import load_config
 from incremental_llm.errors import (
     CommitError,
     ConfigError,
@@ -96,3 +98,23 @@ def test_a_missing_recipe_and_a_missing_workspace_say_what_to_do(illm, workspace
     done = illm("run")
     assert done.exit_code == 2
     assert done.stderr == "error: illm: expected a workspace, found none: make one with `illm init`\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("a=[1", "expected a YAML value"),
+        ("suites={old: [general], new: [general]}", "found general twice"),
+        ("suites.old=[corrections]", "rename yours"),
+    ],
+)
+def test_a_recipe_that_cannot_be_right_is_a_config_error(override: str, found: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(found)):
+        load_config(None, [override])
+
+
+def test_a_recipe_that_is_not_utf8_is_a_config_error(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_bytes(b"base: caf\xe9\n")
+    with pytest.raises(ConfigError, match="expected YAML in UTF-8"):
+        load_config(recipe)

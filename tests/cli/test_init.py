@@ -26,7 +26,7 @@ def test_the_recipe_explains_every_key() -> None:
         value_line = not line.rstrip().endswith(":")
         later_phase = text.index(line) > first_phase and line.startswith("      ")
         assert "#" in line or not value_line or later_phase or "- objective" in line, line
-    assert "one of bf16, fp32" in text
+    assert "one of auto, bf16, fp32" in text
     assert "at least 1" in text
 
 

@@ -73,6 +73,7 @@ def test_a_rejected_reply_with_personal_data_costs_the_pair_and_not_the_correcti
     dataset = log.compile()
     assert (len(dataset.sft), dataset.pairs, len(dataset.corrections)) == (1, (), 1)
     assert dataset.account == {"i1": "used", "k1": "used"}
+    assert dataset.corrections[0].rejected == ""  # what is accepted is kept for ever
 
 
 def test_feedback_on_an_older_interaction_takes_its_text_from_the_context(log):

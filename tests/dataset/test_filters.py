@@ -59,9 +59,11 @@ def test_in_a_suite(text: str) -> None:
     assert reason(filters(), sft(text)) is DropReason.IN_SUITE
 
 
-def test_only_the_last_question_counts() -> None:
+def test_a_suites_question_counts_in_any_turn() -> None:
     turns = (Message(role="user", content=QUESTION), Message(role="assistant", content="30."), *sft().prompt)
-    assert reason(filters(), sft().model_copy(update={"prompt": turns})) is None
+    assert reason(filters(), sft().model_copy(update={"prompt": turns})) is DropReason.IN_SUITE
+    said = (Message(role="user", content="Hello"), Message(role="assistant", content=QUESTION), *sft().prompt)
+    assert reason(filters(), sft().model_copy(update={"prompt": said})) is None
 
 
 def test_another_number_or_phrasing_is_another_question() -> None:

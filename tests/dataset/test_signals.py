@@ -392,6 +392,20 @@ def test_a_second_answer_that_failed_teaches_nothing(log, failed):
     assert dataset.account["i1"] == "second_answer_failed"
 
 
+def test_a_second_answer_after_which_the_user_asks_yet_again_is_not_chosen(log):
+    for name, question, reply in (
+        ("a", "How long is the warranty on boots?", "One year."),
+        ("b", "How many years is the warranty on boots?", "Five years."),
+        ("c", "For how many years is the warranty on boots?", "Two years."),
+    ):
+        log.served(name, question, reply, conversation="c1")
+    log.rephrased("q1", "a", "b")
+    log.rephrased("q2", "b", "c")
+    dataset = log.compile()
+    assert pairs(dataset) == [("Two years.", "Five years.")]
+    assert reasons(dataset, "pair") == {"second_answer_failed": 1}
+
+
 def test_a_one_sided_users_thumb_does_not_fail_a_second_answer(log):
     ask_twice(log)
     log.down("t0", "i2", "grump")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from incremental_llm import pipeline
+from incremental_llm.adapters import load
 from incremental_llm.adapters.stack import adapter_paths
 from incremental_llm.artifacts import verify_folder
 from incremental_llm.config import RunConfig
@@ -66,7 +67,7 @@ def test_the_second_adapter_stands_on_the_frozen_first_and_replay_is_mixed_in(
         workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, GOOD, BAD)))
         outcome = workspace.run()
         # Its corrections already hold under v1, so nothing can be shown to be better: no proof, no promotion.
-        assert outcome.decision in {"promoted", "rejected"}
+        assert outcome.decision == "rejected", outcome.reasons
         assert outcome.mixture.realised["sft"].replay >= 2
         assert verify_folder(below) == digest
         seen = {sighting.adapter for sighting in workspace.registry.adapters_that_saw("u0")}
@@ -162,3 +163,23 @@ def test_feedback_that_becomes_no_example_is_no_success(tmp_path: Path, tiny_con
         with pytest.raises(NothingToTrainError, match="no_feedback"):
             workspace.run()
         assert workspace.registry.attempts() == ()
+
+
+@pytest.mark.parametrize(("native", "precision"), [("bfloat16", "bf16"), ("float32", "fp32")])
+def test_precision_is_decided_once_where_the_registry_is_made(
+    native: str, precision: str, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(precision="auto")
+    monkeypatch.setattr(load, "native_dtype", lambda: native)
+    with Workspace.create(config) as workspace:
+        assert workspace.registry.head().stack.dtype == native
+        assert workspace.config.training.precision == precision
+    monkeypatch.setattr(load, "native_dtype", lambda: "another machine's")
+    with Workspace.create(config) as workspace:
+        assert workspace.config.training.precision == precision
+    with Workspace.open(tiny_config(precision="bf16")) as workspace:
+        assert workspace.config.training.precision == "bf16"
+
+
+def test_this_machine_names_its_native_dtype() -> None:
+    assert load.native_dtype() in load.DTYPES

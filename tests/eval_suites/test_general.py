@@ -102,7 +102,7 @@ def test_no_question_is_asked_twice() -> None:
 
 
 def test_anchor_prompts_are_well_formed() -> None:
-    assert [anchor["id"] for anchor in ANCHORS] == [f"a{i:02d}" for i in range(1, 65)]
+    assert [anchor["id"] for anchor in ANCHORS] == [f"a{i:02d}" for i in range(1, 101)]
     for anchor in ANCHORS:
         roles = [message["role"] for message in anchor["messages"]]
         assert roles in (["user"], ["user", "assistant", "user"]), anchor["id"]

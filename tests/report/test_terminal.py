@@ -46,6 +46,7 @@ def test_plain_table_shows_the_baseline_beside_it(with_baseline: ReportData) -> 
 
 def test_results_json_has_the_published_form(data: ReportData) -> None:
     assert results_json(data) == {
+        "against_base": {},
         "scores": {
             "alpha": {
                 "base": {"score": 0.1, "low": 0.0, "high": 0.3, "n": 10},

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from typing import Any
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows, training_order
+from incremental_llm.chat import Message
+from incremental_llm.dataset.examples import SftExample
+from incremental_llm.training.batching import (
+    Row,
+    length_sorted_chunks,
+    pad_rows,
+    tokenize,
+    training_order,
+    with_dropout,
+)
 
 
 @given(
@@ -56,3 +67,30 @@ def test_chunks_hold_every_row_once(lengths: list[int]) -> None:
     chunks = length_sorted_chunks(rows, tokens=512)
     assert sorted(i for chunk in chunks for i in chunk) == list(range(len(rows)))
     assert all(len(c) == 1 or len(c) * max(rows[i].length for i in c) <= 512 for c in chunks)
+
+
+def test_dropout_leaves_out_words_of_the_question_and_nothing_else(tiny_tokenizer: Any) -> None:
+    prompt = (
+        Message(role="user", content="hello"),
+        Message(role="assistant", content="hi"),
+        Message(role="user", content="How long does shipping take to my home?"),
+    )
+    example = tokenize(
+        tiny_tokenizer, SftExample(prompt=prompt, completion="Six days.", sources=("e1",), users=("u1",))
+    )
+    (row,) = example.rows
+    asked = tiny_tokenizer.decode(row.prompt[example.question.start : example.question.stop])
+    assert asked == "How long does shipping take to my home?"
+
+    before, behind = row.prompt[: example.question.start], row.prompt[example.question.stop :]
+    kept = 0
+    for seed in range(200):
+        found = with_dropout(example, 0.3, random.Random(seed))
+        assert found.completion == row.completion
+        assert found.prompt[: len(before)] == before
+        assert found.prompt[-len(behind) :] == behind
+        kept += len(found.prompt) - len(before) - len(behind)
+    assert 0.6 < kept / (200 * len(example.question)) < 0.8
+
+    assert with_dropout(example, 0.0, random.Random(0)) == row
+    assert with_dropout(example, 0.999999, random.Random(0)) == row, "a question that lost all its words is asked whole"

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from trl import DPOTrainer, KTOTrainer, SFTTrainer
 
@@ -16,6 +18,7 @@ from incremental_llm.training.anchor import Anchor, kl_sum
 from incremental_llm.training.batching import Row, pad_rows
 from incremental_llm.training.losses import dpo_losses, kto_losses
 from incremental_llm.training.objectives import TRAINERS
+from incremental_llm.training.phase import _another
 from incremental_llm.training.scoring import attach_labelled_head, row_logps
 
 PROMPTS = ["How long is a return?", "Where is the shop?", "Who answers?", "What does it cost?"]
@@ -202,3 +205,11 @@ def test_completions_alone_are_scored(tiny_model: Any, tiny_tokenizer: Any) -> N
     by_hand = sum(logits[start + k, token] for k, token in enumerate(row.completion))
     assert alone.item() == pytest.approx(by_hand.item(), rel=1e-5)
     assert beside[0].item() == pytest.approx(alone.item(), rel=1e-5)
+
+
+@given(batch=st.lists(st.integers(0, 3), min_size=2, max_size=8))
+def test_the_kl_baseline_never_uses_a_rows_own_completion(batch: list[int]) -> None:
+    for place, index in enumerate(batch):
+        other = _another(batch, place)
+        assert other in batch
+        assert other != index or set(batch) == {index}

@@ -56,11 +56,16 @@ def test_gradients_of_packed_rows_are_those_of_each_row_alone(model: Any) -> Non
     assert torch.allclose(*found, rtol=1e-3, atol=1e-5)
 
 
-def test_lines_hold_every_row_once_and_none_is_longer_than_the_longest_row() -> None:
-    labelled_BT = torch.zeros(5, 10, dtype=torch.bool)
-    for row, last in enumerate((9, 3, 4, 1, 5)):
+def test_lines_hold_every_row_once_and_are_filled_evenly() -> None:
+    labelled_BT = torch.zeros(5, 200, dtype=torch.bool)
+    for row, last in enumerate((199, 79, 119, 39, 159)):
         labelled_BT[row, last] = True
-    lines = pack(labelled_BT)
-    assert sorted(entry for line in lines for entry in line) == [(0, 10), (1, 4), (2, 5), (3, 2), (4, 6)]
-    assert len(lines) == 3
-    assert max(sum(length for _, length in line) for line in lines) == 10
+    lines = pack(labelled_BT, 20)
+    assert sorted(entry for line in lines for entry in line) == [(0, 180), (1, 60), (2, 100), (3, 20), (4, 140)]
+    assert sorted(sum(length for _, length in line) for line in lines) == [240, 260]
+
+
+def test_a_row_longer_than_a_line_is_not_cut() -> None:
+    labelled_BT = torch.zeros(3, 900, dtype=torch.bool)
+    labelled_BT[[0, 1, 2], [899, 40, 30]] = True
+    assert sorted(pack(labelled_BT, 0)) == [[(0, 900)], [(1, 41), (2, 31)]]
