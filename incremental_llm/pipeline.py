@@ -2,15 +2,15 @@
 
     head of the registry -> events since -> dataset -> mixture -> adapter -> reports -> decision -> one commit
 
-Stages are called with plain values; only this file reads the registry's head and commits. Every step leaves its result
-in the run's folder (named after what decides it: parent, events, recipe), so the same command continues a killed run.
+Stages are called with plain values; only this file commits. Every step leaves its result in the run's folder (named
+after what decides it: parent, events, recipe), so the same command continues a killed run.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,37 +20,20 @@ from incremental_llm.artifacts import is_complete, staged_folder, verify_folder,
 from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Conversation, canonical_json, json_digest
 from incremental_llm.config import CORRECTION_SUITES, RunConfig
-from incremental_llm.dataset import AcceptedCorrection, CompiledDataset, compile_dataset
-from incremental_llm.errors import InputError, NothingToTrainError
-from incremental_llm.evaluation import EvaluationReport, Item, Suite, suite_texts
+from incremental_llm.dataset import AcceptedCorrection, CompiledDataset
+from incremental_llm.errors import NothingToTrainError
+from incremental_llm.evaluation import EvaluationReport, Item, Suite
 from incremental_llm.evaluation.measure import Measurement
 from incremental_llm.feedback import FeedbackStore, StoredEvent
-from incremental_llm.feedback.events import PolicyChange, event_to_dict, references
+from incremental_llm.feedback.events import event_to_dict
 from incremental_llm.gate import Decision, decide
-from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses, has_new_feedback
+from incremental_llm.pending import Pending, check_roles, compile_pending, read_pending, still_true
+from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses
 from incremental_llm.replay import Mixture, ReplayBuffer, anchor_prompts, mix
 
 Progress = Callable[[str, int, int, float | None], None]
 
 KEPT, LEARNED = CORRECTION_SUITES
-
-
-@dataclass(frozen=True)
-class Pending:
-    """What the next increment starts from: production, the events since, and what is no longer true."""
-
-    head: Snapshot
-    events: tuple[StoredEvent, ...]
-    context: dict[str, StoredEvent]
-    changes: tuple[PolicyChange, ...]
-    buffer: ReplayBuffer
-    accepted: tuple[AcceptedCorrection, ...]
-    until: int
-
-    @property
-    def superseded(self) -> frozenset[str]:
-        """Ids that earlier policy changes named."""
-        return frozenset(name for change in self.changes for name in change.supersedes)
 
 
 @dataclass(frozen=True)
@@ -115,82 +98,6 @@ class RunOutcome(Judged):
     attempt: str | None
 
 
-def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig) -> Pending:
-    """Read production and every event since that is not quarantined.
-
-    Raises:
-        NothingToTrainError: no new feedback, or none since the last attempt on the same events was rejected.
-    """
-    _check_same_log(registry, store)
-    head = registry.head()
-    quarantined = registry.quarantined()
-    until = store.head()
-    events = tuple(e for e in store.read(after=head.cursor, until=until) if e.seq not in quarantined)
-    if not events:
-        raise NothingToTrainError(
-            f"no new feedback since production v{head.version} (it has seen event {head.cursor} of {until}). "
-            "Import some: illm feedback import FILE."
-        )
-    if not has_new_feedback([event.seq for event in events], registry.attempts()):
-        raise NothingToTrainError(
-            f"the last attempt on these {len(events)} events was rejected, and no feedback has come since. A batch is "
-            "tried once more, together with new feedback, whatever the recipe: import some, then run again."
-        )
-    own = {stored.event.id for stored in events}
-    missing = {name for stored in events for name in references(stored.event)} - own
-    accepted = registry.get_json(head.corrections) if head.corrections else []
-    return Pending(
-        head=head,
-        events=events,
-        context=store.get(sorted(missing)),
-        changes=policy_changes(store, head.cursor, config, quarantined),
-        buffer=_buffer(registry, head, config),
-        accepted=tuple(AcceptedCorrection.model_validate(item) for item in accepted),
-        until=until,
-    )
-
-
-def _check_same_log(registry: Registry, store: FeedbackStore) -> None:
-    """Refuse a feedback store that is not the one which the registry has read: its places would be skipped unread."""
-    read = max((s.version for s in registry.list() if s.kind == "increment"), default=None)
-    if read is None:
-        return
-    places = {seen.event: seen.seq for seen in registry.events_of(read) if seen.seq is not None}
-    found = store.get(places)
-    lost = [event for event, seq in places.items() if event not in found or found[event].seq != seq]
-    if lost:
-        raise InputError(
-            f"feedback store {store.url}: expected the log that version {read} was made from, found one without "
-            f"{len(lost)} of its {len(places)} events, such as {lost[0]!r} at {places[lost[0]]}. Give back the old "
-            "database (`database` in the recipe), or make a new workspace for the new one."
-        )
-
-
-def policy_changes(
-    store: FeedbackStore, until: int, config: RunConfig, quarantined: Container[int]
-) -> tuple[PolicyChange, ...]:
-    """The policy changes up to a place in the log that count: by someone with the right to it, and not quarantined."""
-    return tuple(
-        stored.event
-        for stored in store.read(after=0, until=until, types=("policy_change",))
-        if isinstance(stored.event, PolicyChange)
-        and stored.seq not in quarantined
-        and config.compile.may_change_policy(stored.event.reviewer)
-    )
-
-
-def compile_pending(todo: Pending, config: RunConfig, suites: Sequence[Suite]) -> CompiledDataset:
-    """What the pending events become; a pure function of its arguments."""
-    return compile_dataset(
-        todo.events,
-        config.compile,
-        context=todo.context,
-        superseded=todo.superseded,
-        accepted=_still_true(todo.accepted, todo.superseded),
-        suite_texts=suite_texts(suites),
-    )
-
-
 def judge_increment(
     *,
     registry: Registry,
@@ -214,9 +121,7 @@ def judge_increment(
     for suite in suites:
         registry.record_suite(suite.name, suite.version, suite.contract)
     todo = read_pending(registry, store, config)
-    changes = policy_changes(store, todo.until, config, registry.quarantined())
-    superseded = superseded_suites(suites, changes)
-    _check_roles(registry, todo.head, config, superseded)
+    superseded = check_roles(registry, store, config, suites, todo)
     folder = workspace / "runs" / _run_name(todo, config)
     clock = _Clock(folder / "seconds.json")
     progress("compiling feedback", 0, 1, None)
@@ -233,7 +138,7 @@ def judge_increment(
     progress(mixture.sentence, 1, 1, None)
     clock.lap("compile")
 
-    kept = _still_true(todo.accepted, gone)
+    kept = still_true(todo.accepted, gone)
     tests = tuple(s for s in (_correction_suite(KEPT, kept), _correction_suite(LEARNED, dataset.corrections)) if s)
     tested = {suite.name for suite in tests}
     quantization = config.training.quantization
@@ -335,12 +240,6 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
     return RunOutcome(**vars(judged), decision="promoted", version=snapshot.version, attempt=None)
 
 
-def superseded_suites(suites: Sequence[Suite], changes: Iterable[PolicyChange]) -> tuple[str, ...]:
-    """Suites whose truth one of these policy changes has ended."""
-    named = {change.id for change in changes}
-    return tuple(suite.name for suite in suites if named & set(suite.superseded_by))
-
-
 def _uses(judged: Judged) -> tuple[EventUse, ...]:
     """What became of each event of the batch, and which older ones were trained on, with everyone they are from.
 
@@ -368,32 +267,6 @@ def _uses(judged: Judged) -> tuple[EventUse, ...]:
 
 def _users(event: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(event[key]) for key in ("user", "reviewer") if event.get(key))
-
-
-def _still_true(accepted: Sequence[AcceptedCorrection], gone: frozenset[str]) -> tuple[AcceptedCorrection, ...]:
-    return tuple(c for c in accepted if not {c.event_id, c.interaction_id} & gone)
-
-
-def _check_roles(registry: Registry, head: Snapshot, config: RunConfig, superseded: Sequence[str]) -> None:
-    """Refuse roles that contradict what is known, before anything is trained.
-
-    Raises:
-        InputError: a suite that production was judged on is named no more, or a superseded one is to get better.
-    """
-    roles = config.suites
-    ended = [name for name in roles.new if name in superseded]
-    if ended:
-        raise InputError(
-            f"suites.new: expected suites whose truth holds, found {', '.join(ended)}, which a policy change has "
-            "superseded. Move it to suites.old: it is measured and no longer guarded."
-        )
-    judged = registry.get_json(head.recipe)["suites"] if head.recipe else {"old": [], "new": []}
-    dropped = [name for name in (*judged["old"], *judged["new"]) if name not in (*roles.names, *superseded)]
-    if dropped:
-        raise InputError(
-            f"suites: production v{head.version} was judged on {', '.join(dropped)}, which this recipe does not name: "
-            "what it was taught could be lost unseen. Add it to suites.old, or to suites.watch to guard it no longer."
-        )
 
 
 def _correction_suite(name: str, corrections: Sequence[AcceptedCorrection]) -> Suite | None:
@@ -435,13 +308,6 @@ def _anchors(measured: Measurement, head: Snapshot, config: RunConfig) -> list[t
             write_json(folder / "answers.json", answers)
     verify_folder(kept)
     return list(zip(prompts, json.loads((kept / "answers.json").read_text(encoding="utf-8")), strict=True))
-
-
-def _buffer(registry: Registry, head: Snapshot, config: RunConfig) -> ReplayBuffer:
-    if head.replay is None:
-        return ReplayBuffer(capacity=config.replay.capacity)
-    buffer = ReplayBuffer.read(registry.object_path(head.replay) / "buffer.json")
-    return buffer.with_capacity(config.replay.capacity, config.training.seed)
 
 
 def _write_dataset(dataset: CompiledDataset, target: Path) -> None:

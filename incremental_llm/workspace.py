@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from incremental_llm import base_models, pipeline
+from incremental_llm import base_models, pending, pipeline
 from incremental_llm.adapters.stack import Stack, adapter_paths
 from incremental_llm.artifacts import staged_folder
 from incremental_llm.base_models import ResolvedBase
@@ -120,12 +120,13 @@ class Workspace:
 
     def compile_preview(self) -> CompiledDataset:
         """The dataset that the next increment would be made from; writes nothing."""
-        return pipeline.compile_pending(self._pending(), self.config, self.suites())
+        return pending.compile_pending(self._pending(), self.config, self.suites())
 
     def plan(self) -> RunPlan:
         """What `run` would do now, without doing it."""
-        todo = self._pending()
-        dataset = pipeline.compile_pending(todo, self.config, self.suites())
+        todo, suites = self._pending(), self.suites()
+        pending.check_roles(self.registry, self.store, self.config, suites, todo)
+        dataset = pending.compile_pending(todo, self.config, suites)
         buffer, removed = todo.buffer.without(dataset.superseded | todo.superseded)
         lines = [
             f"production is v{todo.head.version} with {len(todo.head.stack.adapters)} adapters; "
@@ -291,8 +292,8 @@ class Workspace:
     def superseded_suites(self) -> tuple[str, ...]:
         """Suites whose truth a policy change has ended, as far as production has seen."""
         cursor, quarantined = self.registry.head().cursor, self.registry.quarantined()
-        changes = pipeline.policy_changes(self.store, cursor, self.config, quarantined)
-        return pipeline.superseded_suites(self.suites(), changes)
+        changes = pending.policy_changes(self.store, cursor, self.config, quarantined)
+        return pending.superseded_suites(self.suites(), changes)
 
     def _refused_lines(self, nights: Sequence[Any]) -> list[str]:
         """Lines refused by imports that no earlier night has shown."""
@@ -301,8 +302,8 @@ class Workspace:
         lines = [f"{Path(source).name} line {number}: {reason}" for source, number, reason in refused]
         return [line for line in lines if line not in shown]
 
-    def _pending(self) -> pipeline.Pending:
-        return pipeline.read_pending(self.registry, self.store, self.config)
+    def _pending(self) -> pending.Pending:
+        return pending.read_pending(self.registry, self.store, self.config)
 
     def _measurement(self, progress: Progress) -> Measurement:
         from incremental_llm.evaluation.measure import Measurement

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from incremental_llm.adapters.lora import LoraAdapter, delta
 from incremental_llm.chat import Conversation, Message, as_dicts
 from incremental_llm.errors import InputError, IntegrityError
 
@@ -49,8 +50,8 @@ class Tolerance:
 
 # Measured on a 135M model with three random rank-16 adapters of 1 % of the weight's norm each: the exact sum against
 # the fold gave 1.25 and 0.0029 in bfloat16, 1e-4 and 1.5e-11 in float32. A trained adapter is larger and rounds more:
-# 4.97 and 0.0195 in bfloat16 at a learning rate of 3e-3 (tests/end_to_end/test_real_model.py). So in bfloat16 a wrong
-# adapter of small effect is for the digests to catch; this catches a wrong base, template, scaling or order.
+# 4.97 and 0.0195 in bfloat16 at a learning rate of 3e-3 (tests/end_to_end/test_real_model.py). So in bfloat16 this
+# catches a wrong base, template or scaling; a wrong adapter of small effect is for `require_same_deltas` to catch.
 TOLERANCES = {
     "float32": Tolerance(max_abs_logit=5e-3, mean_kl=1e-7),
     "bfloat16": Tolerance(max_abs_logit=10.0, mean_kl=5e-2),
@@ -82,6 +83,23 @@ class LogitCheck:
                 f"{tolerance.mean_kl:g}, found {self.max_abs_logit:.3g} and {self.mean_kl:.3g} over {self.tokens} "
                 "tokens. Nothing was exported: check that base and adapters are those of this stack, and that the "
                 "reference is served in the stack's dtype."
+            )
+
+
+_ROUNDING = 1e-5  # of the largest entry of a delta: sums of some hundred products in fp32
+
+
+def require_same_deltas(exported: LoraAdapter, adapters: Sequence[LoraAdapter], what: str) -> None:
+    """Raises IntegrityError unless every module's delta is the sum of those of `adapters`, up to fp32's rounding."""
+    for name in sorted(exported.modules.keys() | {name for adapter in adapters for name in adapter.modules}):
+        parts = [delta(adapter, name) for adapter in adapters if name in adapter.modules]
+        expected_OI = torch.stack(parts).sum(0) if parts else torch.zeros(())
+        found_OI = delta(exported, name) if name in exported.modules else torch.zeros(())
+        gap = (expected_OI - found_OI).abs().max().item()
+        if not gap <= _ROUNDING * expected_OI.abs().max().item():  # also for NaN
+            raise IntegrityError(
+                f"{what}: expected the sum of {len(parts)} deltas at {name}, found one that differs by {gap:.3g}. "
+                "Nothing was exported: verify the registry."
             )
 
 

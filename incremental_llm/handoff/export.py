@@ -28,6 +28,7 @@ from incremental_llm.handoff.check import (
     Tolerance,
     compare_logits,
     probe_ids,
+    require_same_deltas,
 )
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -91,6 +92,7 @@ def export_peft(
     rank = _served_rank(stack_rank)
     with staged_folder(out) as folder:
         write_adapter(folder, padded(combined, rank).modules, stack.base.name)
+        require_same_deltas(read_adapter(folder), adapters, f"export to {out}")
         base = load_base(base_folder, dtype=DTYPES[stack.dtype], device=device, quantization=quantization)
         model = PeftModel.from_pretrained(base, folder, torch_device=str(device or default_device()))
         check = compare_logits(reference, model, probe_ids(load_tokenizer(base_folder), probes))

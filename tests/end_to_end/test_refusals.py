@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from incremental_llm import pipeline
 from incremental_llm.config import RunConfig
 from incremental_llm.errors import InputError, SuiteError
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.events import parse_event
+from incremental_llm.pending import policy_changes
 from incremental_llm.report import results_json
 from incremental_llm.report.history import history
 from incremental_llm.workspace import Workspace
@@ -61,9 +61,9 @@ def test_only_those_with_the_right_to_it_change_the_policy(tmp_path: Path, tiny_
     store = FeedbackStore(f"sqlite:///{tmp_path / 'f.db'}")
     head = {"type": "policy_change", "time": "2026-11-01T13:00:00Z", "supersedes": ["k1"]}
     store.append(parse_event(head | {"id": f"by-{who}", "reviewer": who}) for who in ("mallory", "boss", "boss2"))
-    assert [c.id for c in pipeline.policy_changes(store, store.head(), config, ())] == ["by-boss"]
-    assert pipeline.policy_changes(store, store.head(), config, {2}) == ()
-    assert len(pipeline.policy_changes(store, store.head(), tiny_config(), ())) == 3
+    assert [c.id for c in policy_changes(store, store.head(), config, ())] == ["by-boss"]
+    assert policy_changes(store, store.head(), config, {2}) == ()
+    assert len(policy_changes(store, store.head(), tiny_config(), ())) == 3
     store.close()
 
 
@@ -94,8 +94,9 @@ def test_the_user_who_asked_and_a_row_too_long_to_train_are_on_record(tmp_path: 
         head.write_text(head.read_text(encoding="utf-8").replace("name: tiny", "name: tiny2"), encoding="utf-8")
         workspace.import_feedback(write_log(tmp_path / "n3.jsonl", [served("i3", "eve"), corrected("k3", "i3")]))
         workspace.config = config.model_copy(update={"suites": dropped})
-        with pytest.raises(InputError, match="was judged on tiny, which this recipe does not name"):
-            workspace.run(train=no_training)
+        for attempt in (workspace.plan, lambda: workspace.run(train=no_training)):
+            with pytest.raises(InputError, match="was judged on tiny, which this recipe does not name"):
+                attempt()
 
     moved = config.model_copy(update={"database": f"sqlite:///{tmp_path / 'other.db'}"})
     with Workspace.open(moved) as workspace:

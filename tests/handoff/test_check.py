@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from incremental_llm.adapters.lora import LoraAdapter
+from incremental_llm.adapters.merge import concatenate, padded
 from incremental_llm.errors import InputError, IntegrityError
-from incremental_llm.handoff.check import PROBES, Tolerance, compare_logits, probe_ids
+from incremental_llm.handoff.check import PROBES, Tolerance, compare_logits, probe_ids, require_same_deltas
 
 IDS = [torch.tensor([[1, 2, 3]]), torch.tensor([[4]])]
 
@@ -54,3 +56,23 @@ def test_a_model_equals_itself(tiny_model: Any, tiny_tokenizer: Any) -> None:
 def test_no_probes_is_an_error(tiny_tokenizer: Any) -> None:
     with pytest.raises(InputError, match="at least one probe"):
         probe_ids(tiny_tokenizer, ())
+
+
+def random_adapter(*names: str) -> LoraAdapter:
+    modules = {name: (torch.randn(4, 12), torch.randn(8, 4)) for name in names}
+    return LoraAdapter({"r": 4, "lora_alpha": 8}, modules, dict.fromkeys(names, 2.0))
+
+
+def test_deltas_are_compared_module_by_module_whatever_the_dtype_that_is_served() -> None:
+    torch.manual_seed(0)
+    stack = [random_adapter("up", "down"), random_adapter("down")]
+    exported = padded(concatenate(stack), 16)
+    require_same_deltas(exported, stack, "export")
+    A_RI, B_OR = exported.modules["down"]
+    slightly = {**exported.modules, "down": (A_RI, B_OR * 1.001)}
+    missing = {"down": exported.modules["down"]}
+    for wrong in (slightly, missing):
+        with pytest.raises(IntegrityError, match=r"expected the sum of [12] deltas at (down|up)"):
+            require_same_deltas(LoraAdapter(exported.config, wrong, exported.scaling), stack, "export")
+    with pytest.raises(IntegrityError, match="sum of 1 deltas at down"):
+        require_same_deltas(exported, stack[:1], "export")

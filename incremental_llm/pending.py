@@ -1,0 +1,156 @@
+"""What the next increment starts from, and what it must not do: production, the events since, what is no longer true.
+
+Everything here reads; a run that is refused here has changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+
+from incremental_llm.config import RunConfig
+from incremental_llm.dataset import AcceptedCorrection, CompiledDataset, compile_dataset
+from incremental_llm.errors import InputError, NothingToTrainError
+from incremental_llm.evaluation import Suite, suite_texts
+from incremental_llm.feedback import FeedbackStore, StoredEvent
+from incremental_llm.feedback.events import PolicyChange, references
+from incremental_llm.registry import Registry, Snapshot, has_new_feedback
+from incremental_llm.replay import ReplayBuffer
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What the next increment starts from: production, the events since, and what is no longer true."""
+
+    head: Snapshot
+    events: tuple[StoredEvent, ...]
+    context: dict[str, StoredEvent]
+    changes: tuple[PolicyChange, ...]
+    buffer: ReplayBuffer
+    accepted: tuple[AcceptedCorrection, ...]
+    until: int
+
+    @property
+    def superseded(self) -> frozenset[str]:
+        """Ids that earlier policy changes named."""
+        return frozenset(name for change in self.changes for name in change.supersedes)
+
+
+def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig) -> Pending:
+    """Read production and every event since that is not quarantined.
+
+    Raises:
+        NothingToTrainError: no new feedback, or none since the last attempt on the same events was rejected.
+    """
+    _check_same_log(registry, store)
+    head = registry.head()
+    quarantined = registry.quarantined()
+    until = store.head()
+    events = tuple(e for e in store.read(after=head.cursor, until=until) if e.seq not in quarantined)
+    if not events:
+        raise NothingToTrainError(
+            f"no new feedback since production v{head.version} (it has seen event {head.cursor} of {until}). "
+            "Import some: illm feedback import FILE."
+        )
+    if not has_new_feedback([event.seq for event in events], registry.attempts()):
+        raise NothingToTrainError(
+            f"the last attempt on these {len(events)} events was rejected, and no feedback has come since. A batch is "
+            "tried once more, together with new feedback, whatever the recipe: import some, then run again."
+        )
+    own = {stored.event.id for stored in events}
+    missing = {name for stored in events for name in references(stored.event)} - own
+    accepted = registry.get_json(head.corrections) if head.corrections else []
+    return Pending(
+        head=head,
+        events=events,
+        context=store.get(sorted(missing)),
+        changes=policy_changes(store, head.cursor, config, quarantined),
+        buffer=_buffer(registry, head, config),
+        accepted=tuple(AcceptedCorrection.model_validate(item) for item in accepted),
+        until=until,
+    )
+
+
+def _check_same_log(registry: Registry, store: FeedbackStore) -> None:
+    """Refuse a feedback store that is not the one which the registry has read: its places would be skipped unread."""
+    read = max((s.version for s in registry.list() if s.kind == "increment"), default=None)
+    if read is None:
+        return
+    places = {seen.event: seen.seq for seen in registry.events_of(read) if seen.seq is not None}
+    found = store.get(places)
+    lost = [event for event, seq in places.items() if event not in found or found[event].seq != seq]
+    if lost:
+        raise InputError(
+            f"feedback store {store.url}: expected the log that version {read} was made from, found one without "
+            f"{len(lost)} of its {len(places)} events, such as {lost[0]!r} at {places[lost[0]]}. Give back the old "
+            "database (`database` in the recipe), or make a new workspace for the new one."
+        )
+
+
+def policy_changes(
+    store: FeedbackStore, until: int, config: RunConfig, quarantined: Container[int]
+) -> tuple[PolicyChange, ...]:
+    """The policy changes up to a place in the log that count: by someone with the right to it, and not quarantined."""
+    return tuple(
+        stored.event
+        for stored in store.read(after=0, until=until, types=("policy_change",))
+        if isinstance(stored.event, PolicyChange)
+        and stored.seq not in quarantined
+        and config.compile.may_change_policy(stored.event.reviewer)
+    )
+
+
+def compile_pending(todo: Pending, config: RunConfig, suites: Sequence[Suite]) -> CompiledDataset:
+    """What the pending events become; a pure function of its arguments."""
+    return compile_dataset(
+        todo.events,
+        config.compile,
+        context=todo.context,
+        superseded=todo.superseded,
+        accepted=still_true(todo.accepted, todo.superseded),
+        suite_texts=suite_texts(suites),
+    )
+
+
+def superseded_suites(suites: Sequence[Suite], changes: Iterable[PolicyChange]) -> tuple[str, ...]:
+    """Suites whose truth one of these policy changes has ended."""
+    named = {change.id for change in changes}
+    return tuple(suite.name for suite in suites if named & set(suite.superseded_by))
+
+
+def check_roles(
+    registry: Registry, store: FeedbackStore, config: RunConfig, suites: Sequence[Suite], todo: Pending
+) -> tuple[str, ...]:
+    """The superseded suites; refuses roles that contradict what is known, before anything is trained.
+
+    Raises:
+        InputError: a suite that production was judged on is named no more, or a superseded one is to get better.
+    """
+    superseded = superseded_suites(suites, policy_changes(store, todo.until, config, registry.quarantined()))
+    roles = config.suites
+    ended = [name for name in roles.new if name in superseded]
+    if ended:
+        raise InputError(
+            f"suites.new: expected suites whose truth holds, found {', '.join(ended)}, which a policy change has "
+            "superseded. Move it to suites.old: it is measured and no longer guarded."
+        )
+    judged = registry.get_json(todo.head.recipe)["suites"] if todo.head.recipe else {"old": [], "new": []}
+    dropped = [name for name in (*judged["old"], *judged["new"]) if name not in (*roles.names, *superseded)]
+    if dropped:
+        raise InputError(
+            f"suites: production v{todo.head.version} was judged on {', '.join(dropped)}, which this recipe does not "
+            "name: what it was taught could be lost unseen. Add it to suites.old, or to suites.watch to just see it."
+        )
+    return superseded
+
+
+def still_true(accepted: Sequence[AcceptedCorrection], gone: frozenset[str]) -> tuple[AcceptedCorrection, ...]:
+    """The corrections that stand on nothing superseded."""
+    return tuple(c for c in accepted if not {c.event_id, c.interaction_id} & gone)
+
+
+def _buffer(registry: Registry, head: Snapshot, config: RunConfig) -> ReplayBuffer:
+    if head.replay is None:
+        return ReplayBuffer(capacity=config.replay.capacity)
+    buffer = ReplayBuffer.read(registry.object_path(head.replay) / "buffer.json")
+    return buffer.with_capacity(config.replay.capacity, config.training.seed)
