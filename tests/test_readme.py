@@ -86,7 +86,8 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
     from incremental_llm import errors, nightly
     from incremental_llm.cli.errors import INTERRUPTED
 
-    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.M)}
+    section = README.split("## Exit codes")[1].split("\n## ")[0]
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.M)}
     raised = {errors.IncrementalError.exit_code, errors.InputError.exit_code, errors.NothingToTrainError.exit_code}
     assert listed == {0, *nightly.EXIT_CODES.values(), nightly.WorkspaceBusyError.exit_code, *raised, INTERRUPTED}
 
