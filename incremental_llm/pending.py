@@ -14,6 +14,7 @@ from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import Suite, suite_texts
 from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import PolicyChange, references
+from incremental_llm.gate import suites_by_role
 from incremental_llm.registry import Registry, Snapshot, has_new_feedback
 from incremental_llm.replay import ReplayBuffer
 
@@ -91,12 +92,15 @@ def policy_changes(
     store: FeedbackStore, until: int, config: RunConfig, quarantined: Container[int]
 ) -> tuple[PolicyChange, ...]:
     """The policy changes up to a place in the log that count: by someone with the right to it, and not quarantined."""
+    read = store.read(after=0, until=until, types=("policy_change",))
+    return _authorised((stored for stored in read if stored.seq not in quarantined), config)
+
+
+def _authorised(events: Iterable[StoredEvent], config: RunConfig) -> tuple[PolicyChange, ...]:
     return tuple(
         stored.event
-        for stored in store.read(after=0, until=until, types=("policy_change",))
-        if isinstance(stored.event, PolicyChange)
-        and stored.seq not in quarantined
-        and config.compile.may_change_policy(stored.event.reviewer)
+        for stored in events
+        if isinstance(stored.event, PolicyChange) and config.compile.may_change_policy(stored.event.reviewer)
     )
 
 
@@ -118,22 +122,17 @@ def superseded_suites(suites: Sequence[Suite], changes: Iterable[PolicyChange]) 
     return tuple(suite.name for suite in suites if named & set(suite.superseded_by))
 
 
-def check_roles(
-    registry: Registry, store: FeedbackStore, config: RunConfig, suites: Sequence[Suite], todo: Pending
-) -> tuple[str, ...]:
+def check_roles(registry: Registry, config: RunConfig, suites: Sequence[Suite], todo: Pending) -> tuple[str, ...]:
     """The superseded suites; refuses roles that contradict what is known, before anything is trained.
 
     Raises:
-        InputError: a suite that production was judged on is named no more, or a superseded one is to get better.
+        InputError: a suite that production was judged on is named no more, or two roles of a suite contradict.
     """
-    superseded = superseded_suites(suites, policy_changes(store, todo.until, config, registry.quarantined()))
+    superseded = superseded_suites(suites, (*todo.changes, *_authorised(todo.events, config)))
     roles = config.suites
-    ended = [name for name in roles.new if name in superseded]
-    if ended:
-        raise InputError(
-            f"suites.new: expected suites whose truth holds, found {', '.join(ended)}, which a policy change has "
-            "superseded. Move it to suites.old: it is measured and no longer guarded."
-        )
+    suites_by_role(
+        new_suites=roles.new, old_suites=roles.old, superseded_suites=superseded, unguarded_suites=roles.watch
+    )
     judged = registry.get_json(todo.head.recipe)["suites"] if todo.head.recipe else {"old": [], "new": []}
     dropped = [name for name in (*judged["old"], *judged["new"]) if name not in (*roles.names, *superseded)]
     if dropped:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,16 +121,11 @@ def judge_increment(
     for suite in suites:
         registry.record_suite(suite.name, suite.version, suite.contract)
     todo = read_pending(registry, store, config)
-    superseded = check_roles(registry, store, config, suites, todo)
+    superseded = check_roles(registry, config, suites, todo)
     folder = workspace / "runs" / _run_name(todo, config)
     clock = _Clock(folder / "seconds.json")
     progress("compiling feedback", 0, 1, None)
-    dataset = compile_pending(todo, config, suites)
-    if not dataset.examples:
-        raise NothingToTrainError(
-            f"{len(todo.events)} new events became no example: {_reasons(dataset)}. See `illm dataset show`."
-        )
-    _write_dataset(dataset, folder / "dataset")
+    dataset = _compiled(todo, config, suites, folder / "dataset")
     gone = dataset.superseded | todo.superseded
     buffer, _removed = todo.buffer.without(gone)
     mixture = mix(dataset.examples, buffer, config.replay, config.training.seed)
@@ -174,7 +169,6 @@ def judge_increment(
         unguarded_suites=config.suites.watch,
     )
     write_json(folder / "decision.json", decision.model_dump(mode="json"))
-    trained = {source for row in mixture.rows for source in row.example.sources}
     return Judged(
         todo=todo,
         stack=stack,
@@ -188,7 +182,7 @@ def judge_increment(
         training=training,
         stage_seconds=clock.laps,
         folder=folder,
-        sources=store.get(sorted(trained - {stored.event.id for stored in todo.events})),
+        sources=store.get(sorted(_sources(mixture) - dataset.account.keys())),
         number=len(registry.list()),
     )
 
@@ -247,9 +241,8 @@ def _uses(judged: Judged) -> tuple[EventUse, ...]:
     """
     events = {stored.event.id: stored for stored in judged.todo.events} | judged.sources
     account = dict(judged.dataset.account)
-    rows = [row.example for row in judged.mixture.rows]
-    trained = {source for row in rows if row.id not in judged.training.too_long for source in row.sources}
-    for source in {source for row in rows for source in row.sources} - trained:
+    trained = _sources(judged.mixture, without=judged.training.too_long)
+    for source in _sources(judged.mixture) - trained:
         if account.get(source) == "used":
             account[source] = "too_long_to_train"
     people = {name: _users(event_to_dict(stored.event)) for name, stored in events.items()}
@@ -263,6 +256,11 @@ def _uses(judged: Judged) -> tuple[EventUse, ...]:
         people,
         replayed={event: tuple(sorted(users)) for event, users in sorted(older.items())},
     )
+
+
+def _sources(mixture: Mixture, without: Container[str] = ()) -> set[str]:
+    """Ids of the events that the rows stand on, but for the examples `without`."""
+    return {source for row in mixture.rows if row.example.id not in without for source in row.example.sources}
 
 
 def _users(event: dict[str, Any]) -> tuple[str, ...]:
@@ -310,10 +308,17 @@ def _anchors(measured: Measurement, head: Snapshot, config: RunConfig) -> list[t
     return list(zip(prompts, json.loads((kept / "answers.json").read_text(encoding="utf-8")), strict=True))
 
 
-def _write_dataset(dataset: CompiledDataset, target: Path) -> None:
+def _compiled(todo: Pending, config: RunConfig, suites: Sequence[Suite], target: Path) -> CompiledDataset:
+    """The dataset of the pending events, written to `target`; NothingToTrainError where they became no example."""
+    dataset = compile_pending(todo, config, suites)
+    if not dataset.examples:
+        raise NothingToTrainError(
+            f"{len(todo.events)} new events became no example: {_reasons(dataset)}. See `illm dataset show`."
+        )
     if not is_complete(target):
         with staged_folder(target) as folder:
             dataset.write(folder)
+    return dataset
 
 
 def _reasons(dataset: CompiledDataset) -> str:

@@ -72,8 +72,7 @@ class Workspace:
         root.mkdir(parents=True, exist_ok=True)
         from incremental_llm.adapters.load import native_dtype
 
-        precision = config.training.at_dtype(native_dtype()).precision
-        stack = Stack(base=base.ref, dtype="bfloat16" if precision == "bf16" else "float32")
+        stack = Stack(base=base.ref, dtype=config.training.at_dtype(native_dtype()).dtype)
         registry = Registry.create(root, stack, note=f"base {config.base}")
         workspace = cls(config, registry, FeedbackStore(config.database_url))
         workspace._base = base
@@ -125,7 +124,7 @@ class Workspace:
     def plan(self) -> RunPlan:
         """What `run` would do now, without doing it."""
         todo, suites = self._pending(), self.suites()
-        pending.check_roles(self.registry, self.store, self.config, suites, todo)
+        pending.check_roles(self.registry, self.config, suites, todo)
         dataset = pending.compile_pending(todo, self.config, suites)
         buffer, removed = todo.buffer.without(dataset.superseded | todo.superseded)
         lines = [

@@ -20,8 +20,8 @@ failed check with its reason, and no rule passes for want of data.
 
 from __future__ import annotations
 
-from incremental_llm.gate.decide import decide
+from incremental_llm.gate.decide import decide, suites_by_role
 from incremental_llm.gate.decision import COLUMNS, Check, Decision
 from incremental_llm.gate.policy import GatePolicy
 
-__all__ = ["COLUMNS", "Check", "Decision", "GatePolicy", "decide"]
+__all__ = ["COLUMNS", "Check", "Decision", "GatePolicy", "decide", "suites_by_role"]

@@ -59,21 +59,16 @@ def decide(
     Raises:
         InputError: one suite named in two roles that contradict each other.
     """
-    superseded = tuple(dict.fromkeys(superseded_suites))
-    old = tuple(name for name in old_suites if name not in superseded)
-    own = () if own_corrections is None else (own_corrections,)
-    accepted = tuple(name for name in corrections if name not in superseded)
-    unguarded = (*superseded, *unguarded_suites)
-    _check_roles(
-        {
-            "new_suites": new_suites,
-            "old_suites": old,
-            "own_corrections": own,
-            "corrections": accepted,
-            "superseded_suites": superseded,
-            "unguarded_suites": unguarded_suites,
-        }
+    roles = suites_by_role(
+        new_suites=new_suites,
+        old_suites=old_suites,
+        own_corrections=own_corrections,
+        corrections=corrections,
+        superseded_suites=superseded_suites,
+        unguarded_suites=unguarded_suites,
     )
+    old, own, accepted = roles["old_suites"], roles["own_corrections"], roles["corrections"]
+    unguarded = (*roles["superseded_suites"], *unguarded_suites)
     named = (*new_suites, *old, *accepted, *own, *unguarded)
     checks = _input_checks(candidate, production, candidate_stack, production_stack, named, new_suites, old, own)
     rules: list[tuple[Kind, Sequence[str], Rule]] = [
@@ -99,13 +94,36 @@ def decide(
     )
 
 
-def _check_roles(roles: dict[str, Sequence[str]]) -> None:
+def suites_by_role(
+    *,
+    new_suites: Sequence[str],
+    old_suites: Sequence[str],
+    own_corrections: str | None = None,
+    corrections: Sequence[str] = (),
+    superseded_suites: Sequence[str] = (),
+    unguarded_suites: Sequence[str] = (),
+) -> dict[str, tuple[str, ...]]:
+    """The suites of each argument of `decide`, old ones and corrections without the superseded.
+
+    Raises:
+        InputError: one suite named in two roles that contradict each other.
+    """
+    superseded = tuple(dict.fromkeys(superseded_suites))
+    roles = {
+        "new_suites": tuple(new_suites),
+        "old_suites": tuple(name for name in old_suites if name not in superseded),
+        "own_corrections": () if own_corrections is None else (own_corrections,),
+        "corrections": tuple(name for name in corrections if name not in superseded),
+        "superseded_suites": superseded,
+        "unguarded_suites": tuple(unguarded_suites),
+    }
     for role, names in roles.items():
         if len(set(names)) != len(names):
             raise InputError(f"expected each suite once in {role}, found {', '.join(names)}. Remove the repeated name.")
     for (first, ours), (second, theirs) in combinations(roles.items(), 2):
         if both := sorted(set(ours) & set(theirs)):
             raise InputError(f"suite {both[0]!r} is in {first} and in {second}. Give it one role.")
+    return roles
 
 
 def _input_checks(

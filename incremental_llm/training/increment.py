@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids
-from incremental_llm.adapters.load import load_stack, load_tokenizer, native_dtype
+from incremental_llm.adapters.load import DTYPES, load_stack, load_tokenizer, native_dtype
 from incremental_llm.artifacts import is_complete, staged_folder, verify_folder, write_json
 from incremental_llm.chat import Conversation, json_digest
 from incremental_llm.dataset.examples import Example
@@ -91,9 +91,9 @@ def train_increment(
     tokenizer = load_tokenizer(base_folder)
     kinds, too_long = tokenize_by_kind(tokenizer, examples, settings.max_length)
     phases = _phases_with_examples(kinds, settings)
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     progress("loading the previous policy", 0, 1, None)
-    model = load_stack(base_folder, adapter_folders, dtype=dtype, quantization=settings.quantization, to_train=True)
+    dtype, quantization = DTYPES[settings.dtype], settings.quantization
+    model = load_stack(base_folder, adapter_folders, dtype=dtype, quantization=quantization, to_train=True)
     attach_labelled_head(model)
     autocast = autocast_of(model, settings)
     anchor = _anchor(tokenizer, anchors, settings)
@@ -119,19 +119,13 @@ def train_increment(
             folder = out / f"phase{number}-{plan.settings.objective}"
             finished = folder / "done"
             if agreed(is_complete(finished)):
-                verify_folder(finished)
-                set_peft_model_state_dict(peft_model, load_file(finished / "adapter_model.safetensors"))
-                reports.append(PhaseReport(**json.loads((finished / "phase.json").read_text(encoding="utf-8"))))
+                reports.append(_take_up(peft_model, finished))
                 continue
             _, found_B = invariants.probe_logps(peft_model, probe, autocast)
             invariants.check_reference(plan.settings.objective, reference_B, found_B)
             report = run_phase(peft_model, tokenizer, plan, settings, anchor, folder, autocast, progress)
             reports.append(report)
-            if PartialState().is_main_process:
-                with staged_folder(finished) as staged:
-                    save_adapter(peft_model, staged, base_folder.name)
-                    write_json(staged / "phase.json", asdict(report))
-            PartialState().wait_for_everyone()
+            _publish(peft_model, finished, base_folder.name, "phase.json", asdict(report))
 
     invariants.check_frozen(frozen, invariants.frozen_digest(peft_model))
     invariants.check_only_adapter_trains(peft_model)
@@ -147,12 +141,24 @@ def train_increment(
         too_long=tuple(too_long),
         warnings=(*_skipped(kinds, settings), *(report.note for report in reports if report.note)),
     )
-    if PartialState().is_main_process:
-        with staged_folder(done) as staged:
-            save_adapter(peft_model, staged, base_folder.name)
-            write_json(staged / "training.json", asdict(result) | {"adapter": None})
-    PartialState().wait_for_everyone()
+    _publish(peft_model, done, base_folder.name, "training.json", asdict(result) | {"adapter": None})
     return result
+
+
+def _take_up(model: Any, finished: Path) -> PhaseReport:
+    """The report of a phase that an earlier run finished; the model's adapter becomes what that phase left."""
+    verify_folder(finished)
+    set_peft_model_state_dict(model, load_file(finished / "adapter_model.safetensors"))
+    return PhaseReport(**json.loads((finished / "phase.json").read_text(encoding="utf-8")))
+
+
+def _publish(model: Any, folder: Path, base_name: str, name: str, record: dict[str, Any]) -> None:
+    """Write the adapter and its record as one complete folder, on the first process; the others wait for it."""
+    if PartialState().is_main_process:
+        with staged_folder(folder) as staged:
+            save_adapter(model, staged, base_name)
+            write_json(staged / name, record)
+    PartialState().wait_for_everyone()
 
 
 def read_result(adapter: Path) -> IncrementResult:

@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from incremental_llm.adapters.load import load_base, native_dtype
+from incremental_llm.adapters.load import DTYPES, load_base, native_dtype
 from incremental_llm.artifacts import is_complete, staged_folder
 from incremental_llm.dataset.examples import SftExample
 from incremental_llm.training.increment import (
@@ -41,8 +40,7 @@ def train_sequentially(
 ) -> list[Path]:
     """Train one adapter through all increments; returns its state after each, as adapter folders."""
     settings = settings.at_dtype(native_dtype())
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    model = load_base(base_folder, dtype=dtype, to_train=True)
+    model = load_base(base_folder, dtype=DTYPES[settings.dtype], to_train=True)
     attach_labelled_head(model)
     set_seed(settings.seed)
     peft_model = get_peft_model(model, lora_config(model, settings))

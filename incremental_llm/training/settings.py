@@ -72,6 +72,11 @@ class TrainingSettings(_Settings):
         PhaseSettings(objective="sft", learning_rate=1e-3, epochs=6),
     )
 
+    @property
+    def dtype(self) -> str:
+        """What is computed in, and what the stack is served and measured in, once `auto` is decided."""
+        return "bfloat16" if self.precision == "bf16" else "float32"
+
     def at_dtype(self, dtype: str) -> TrainingSettings:
         """These settings with `precision: auto` decided: what goes with a stack in `dtype`."""
         if self.precision != "auto":

@@ -28,13 +28,15 @@ def run_baseline(config: Any, logs: Sequence[Path], suites: Mapping[str, int], p
     if (folder / "reports.json").is_file():
         return
     base = resolve(config.base, say=progress.say)
+    with Registry.open(config.workspace) as registry:
+        served = registry.head().stack.dtype
     loaded = load_suites(config.suites.folder, list(suites))
     datasets = [CompiledDataset.read(path) for path in night_datasets(config.workspace, len(logs))]
     adapters = train_sequentially(
         base.folder,
         [dataset.sft for dataset in datasets],
         load_tokenizer(base.folder),
-        config.training,
+        config.training.at_dtype(served),
         folder,
         progress,
     )
@@ -43,7 +45,7 @@ def run_baseline(config: Any, logs: Sequence[Path], suites: Mapping[str, int], p
             config.workspace / "evaluations", base.folder, registry.objects, config.training.quantization, progress
         )
         reports = {}
-        stack = Stack(base=base.ref, dtype=registry.head().stack.dtype)
+        stack = Stack(base=base.ref, dtype=served)
         reports["base"] = measured.report(stack, loaded, "the base").model_dump(mode="json")
         for night, adapter in enumerate(adapters, 1):
             one = stack.plus(registry.put_object(adapter))

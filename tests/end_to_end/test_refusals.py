@@ -133,3 +133,19 @@ def test_what_ends_a_suites_truth_is_part_of_its_version(tmp_path: Path, tiny_co
         workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
         with pytest.raises(SuiteError, match="version"):
             workspace.run(train=no_training)
+
+
+@pytest.mark.parametrize("role", ["new", "watch"])
+def test_a_superseded_suite_in_another_role_is_refused_before_training(
+    role: str, tmp_path: Path, tiny_config: Config
+) -> None:
+    config = tiny_config()
+    head = config.suites.folder / "tiny" / "suite.yaml"
+    head.write_text(head.read_text(encoding="utf-8") + "superseded_by: [c1]\n", encoding="utf-8")
+    roles = config.suites.model_copy(update={"old": (), role: ("tiny",)})
+    change = {"type": "policy_change", "id": "c1", "time": "2026-11-01T14:00:00Z", "reviewer": "r0", "supersedes": []}
+    with Workspace.create(config.model_copy(update={"suites": roles})) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", [*night(1, GOOD, BAD), change]))
+        for attempt in (workspace.plan, lambda: workspace.run(train=no_training)):
+            with pytest.raises(InputError, match="Give it one role"):
+                attempt()
