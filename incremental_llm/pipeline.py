@@ -134,7 +134,9 @@ def judge_increment(
     clock.lap("compile")
 
     kept = still_true(todo.accepted, gone)
-    tests = tuple(s for s in (_correction_suite(KEPT, kept), _correction_suite(LEARNED, dataset.corrections)) if s)
+    # Its own corrections, which it was trained on, prove a night only where no suite does.
+    own = () if config.suites.new else dataset.corrections
+    tests = tuple(s for s in (_correction_suite(KEPT, kept), _correction_suite(LEARNED, own)) if s)
     tested = {suite.name for suite in tests}
     quantization = config.training.quantization
     measured = Measurement(workspace / "evaluations", base.folder, registry.objects, quantization, progress)
@@ -291,17 +293,21 @@ def _correction_suite(name: str, corrections: Sequence[AcceptedCorrection]) -> S
 
 
 def _anchors(measured: Measurement, head: Snapshot, config: RunConfig) -> list[tuple[Conversation, str]]:
-    """Everyday prompts with production's own answers, kept beside its evaluations."""
+    """Everyday prompts with the anchor teacher's own answers, kept beside its evaluations."""
     settings = config.training.anchor
     if settings.weight == 0:
         return []
+    from_base = settings.teacher == "base"
+    teacher = head.stack.model_copy(update={"adapters": ()}) if from_base else head.stack
     prompts = anchor_prompts(Path(settings.prompts) if settings.prompts else None)
     key = json_digest(
-        [head.stack.digest, [canonical_json([m.model_dump() for m in p]) for p in prompts], settings.max_new_tokens]
+        [teacher.digest, [canonical_json([m.model_dump() for m in p]) for p in prompts], settings.max_new_tokens]
     )
-    kept = measured.folder / head.stack.digest[:16] / f"anchors-{key[:16]}"
+    kept = measured.folder / teacher.digest[:16] / f"anchors-{key[:16]}"
     if not is_complete(kept):
-        answers = measured.answers(head.stack, prompts, settings.max_new_tokens, f"production v{head.version}")
+        answers = measured.answers(
+            teacher, prompts, settings.max_new_tokens, "the base" if from_base else f"production v{head.version}"
+        )
         with staged_folder(kept) as folder:
             write_json(folder / "answers.json", answers)
     verify_folder(kept)

@@ -137,7 +137,9 @@ class Workspace:
         if removed:
             lines.append(f"{removed} replayed examples are no longer true and would leave the buffer")
         phases = ", then ".join(
-            f"{p.objective} ({p.epochs:g} epochs at {p.learning_rate:g})" for p in self.config.training.phases
+            f"{p.objective} ({p.epochs:g} epochs at {p.learning_rate:g}"
+            f"{f', at most {p.max_steps} steps' if p.max_steps else ''})"
+            for p in self.config.training.phases
         )
         lines.append(f"train one adapter of rank {self.config.training.lora.rank}: {phases}")
         better = ", ".join(self.config.suites.new) or "the corrections"

@@ -1,4 +1,4 @@
-"""The general anchor: KL(previous || new) on the previous policy's own everyday answers.
+"""The general anchor: KL(teacher || new) on the everyday answers of the teacher: the previous policy, or the base.
 
 Shapes: T tokens of an anchor conversation, N positions of a batch, V vocabulary, D hidden size.
 
@@ -29,7 +29,7 @@ class AnchorShare:
 
 
 class Anchor:
-    """Anchor conversations with the previous policy's hidden states at every position that has a next token."""
+    """Anchor conversations with the teacher's hidden states at every position that has a next token."""
 
     def __init__(self, rows: Sequence[Row], *, weight: float, rows_per_step: int, seed: int) -> None:
         # Questions and answers count, every token of them: a row's "completion" begins where the rows begin to differ.
@@ -44,7 +44,7 @@ class Anchor:
 
     @torch.no_grad()
     def remember_teacher(self, model: Any, autocast: Any) -> None:
-        """Store the hidden states of the previous policy: call it while `model` still is that policy."""
+        """Store the hidden states of the teacher, which `model` is at the time."""
         device = next(model.parameters()).device
         found: dict[int, torch.Tensor] = {}
         for chunk in length_sorted_chunks(self.rows):
@@ -63,7 +63,7 @@ class Anchor:
         return AnchorShare(tuple(mine), tuple(self.rows[i] for i in mine), processes / total)
 
     def loss(self, causal_lm: Any, share: AnchorShare, student_NV: torch.Tensor) -> torch.Tensor:
-        """weight * mean over the step's tokens of KL(previous || new), in nats; gradients flow into `student_NV`.
+        """weight * mean over the step's tokens of KL(teacher || new), in nats; gradients flow into `student_NV`.
 
         Scaled so that the mean over processes is the value of the whole step. `student_NV` are the new policy's logits
         at the positions of `share`; `causal_lm` is the model whose frozen head turns states into logits.

@@ -72,7 +72,7 @@ def train_increment(
     Args:
         base_folder: the base model; adapter_folders: the frozen stack, oldest first.
         examples: the mixture of new and replayed examples, of any kind.
-        anchors: everyday conversations with the previous policy's own answers.
+        anchors: everyday conversations with the answers of the anchor's teacher.
         out: the run's own folder; what a killed run left there is continued.
 
     Raises:
@@ -91,13 +91,17 @@ def train_increment(
     tokenizer = load_tokenizer(base_folder)
     kinds, too_long = tokenize_by_kind(tokenizer, examples, settings.max_length)
     phases = _phases_with_examples(kinds, settings)
-    progress("loading the previous policy", 0, 1, None)
-    dtype, quantization = DTYPES[settings.dtype], settings.quantization
-    model = load_stack(base_folder, adapter_folders, dtype=dtype, quantization=quantization, to_train=True)
-    attach_labelled_head(model)
-    autocast = autocast_of(model, settings)
     anchor = _anchor(tokenizer, anchors, settings)
-    if anchor is not None:
+    from_base = settings.anchor.teacher == "base" and bool(adapter_folders)
+    if anchor is not None and from_base:
+        progress("remembering the base's everyday answers", 0, 1, None)
+        base = _policy(base_folder, (), settings)
+        anchor.remember_teacher(base, autocast_of(base, settings))
+        del base
+    progress("loading the previous policy", 0, 1, None)
+    model = _policy(base_folder, adapter_folders, settings)
+    autocast = autocast_of(model, settings)
+    if anchor is not None and not from_base:
         progress("remembering the previous policy's everyday answers", 0, 1, None)
         anchor.remember_teacher(model, autocast)
     plans = [
@@ -143,6 +147,14 @@ def train_increment(
     )
     _publish(peft_model, done, base_folder.name, "training.json", asdict(result) | {"adapter": None})
     return result
+
+
+def _policy(base_folder: Path, adapter_folders: Sequence[Path], settings: TrainingSettings) -> Any:
+    """The stack as it is trained on: frozen, in the run's dtype, with a head that scores labelled positions only."""
+    dtype, quantization = DTYPES[settings.dtype], settings.quantization
+    model = load_stack(base_folder, adapter_folders, dtype=dtype, quantization=quantization, to_train=True)
+    attach_labelled_head(model)
+    return model
 
 
 def _take_up(model: Any, finished: Path) -> PhaseReport:

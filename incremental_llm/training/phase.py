@@ -79,7 +79,8 @@ def plan_phase(
         "dpo": _dpo_rows,
         "kto": _kto_rows,
     }
-    order = training_order([e.length for e in examples], epochs=phase.epochs, batch_size=phase.batch_size, seed=seed)
+    epochs = phase.passes(len(examples))
+    order = training_order([e.length for e in examples], epochs=epochs, batch_size=phase.batch_size, seed=seed)
     progress(0, 1, None)
     rows = builders[phase.objective](examples, order, lambda wanted: completion_logps(model, wanted, autocast))
     progress(1, 1, None)

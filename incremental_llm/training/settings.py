@@ -27,6 +27,7 @@ class PhaseSettings(_Settings):
     objective: Literal["dpo", "kto", "sft"]
     learning_rate: float = Field(gt=0)
     epochs: float = Field(gt=0, description="passes over the examples of this kind; fractions allowed")
+    max_steps: int | None = Field(None, ge=1, description="cut the epochs short here: a bound on a large night's time")
     batch_size: int = Field(8, ge=2, description="examples in an optimizer step, over all processes")
     beta: float = Field(0.1, gt=0, description="strength of the reference in DPO and KTO")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
@@ -36,6 +37,12 @@ class PhaseSettings(_Settings):
     minimum: int = Field(2, ge=1, description="with fewer examples the phase is skipped, and says so")
     saturated_below: float = Field(0.01, ge=0, description="skip a DPO phase whose mean loss starts below this")
 
+    def passes(self, examples: int) -> float:
+        """Epochs over so many examples, `max_steps` honoured."""
+        if self.max_steps is None:
+            return self.epochs
+        return min(self.epochs, self.max_steps * self.batch_size / examples)
+
     @property
     def kind(self) -> Literal["pair", "unpaired", "sft"]:
         """The kind of example that the objective trains on."""
@@ -44,7 +51,15 @@ class PhaseSettings(_Settings):
 
 
 class AnchorSettings(_Settings):
-    """KL(previous || new) on the previous policy's own answers to everyday prompts: it keeps general ability."""
+    """KL(teacher || new) on the teacher's own answers to everyday prompts: it keeps general ability.
+
+    With the previous policy as the teacher, what one night loses is the next night's norm: the losses add up. With the
+    base, every night is held to the same one, and what feedback changed in everyday answers is pulled back to it.
+    """
+
+    teacher: Literal["previous", "base"] = Field(
+        "previous", description="whose everyday answers are kept: the previous policy's, or the base model's"
+    )
 
     weight: float = Field(1.0, ge=0, description="factor of the KL term (nats a token); 0 turns the anchor off")
     rows_per_step: int = Field(4, ge=1, description="anchor conversations in a micro-batch, over all processes")

@@ -74,6 +74,18 @@ def test_the_second_adapter_stands_on_the_frozen_first_and_replay_is_mixed_in(
         assert len(seen) == 2
 
 
+def test_own_corrections_are_evidence_only_where_no_new_suite_is(tmp_path: Path, tiny_config: Config) -> None:
+    config = tiny_config(anchor={"weight": 0.1, "rows_per_step": 2, "max_new_tokens": 4, "teacher": "base"})
+    roles = config.suites.model_copy(update={"new": ("tiny",), "old": ()})
+    with Workspace.create(config.model_copy(update={"suites": roles})) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        outcome = workspace.run()
+        assert set(outcome.candidate.suites) == {"tiny"}
+        assert outcome.decision == "rejected", (
+            outcome.reasons
+        )  # no suite item became better: knowing its lesson is no proof
+
+
 @pytest.mark.parametrize("stage", ["put_object", "put_json", "commit_increment"])
 def test_a_run_killed_at_a_stage_continues_to_the_same_version(
     stage: str, tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch

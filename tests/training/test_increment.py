@@ -18,6 +18,7 @@ from incremental_llm.dataset.examples import SftExample, UnpairedExample
 from incremental_llm.errors import IntegrityError, NothingToTrainError, TrainingError
 from incremental_llm.training import increment as module
 from incremental_llm.training import invariants, objectives
+from incremental_llm.training.settings import PhaseSettings
 
 from .conftest import PHASES, ask, everyday, examples_of, settings_of
 
@@ -343,3 +344,27 @@ def test_a_four_bit_base_is_never_folded_into(
         stack_BTV, bare_BTV = previous(input_ids=ids_BT).logits, bare(input_ids=ids_BT).logits
     assert torch.allclose(off_BTV, stack_BTV, atol=1e-5)
     assert (stack_BTV - bare_BTV).abs().max() > 10 * (off_BTV - stack_BTV).abs().max() + 1e-2
+
+
+def test_a_large_night_stops_at_max_steps(increment: Increment) -> None:
+    capped = settings_of("sft", phases=[PHASES["sft"] | {"epochs": 40, "max_steps": 3}])
+    (phase,) = increment(settings=capped).phases
+    assert (phase.steps, len(phase.losses)) == (3, 3)
+
+
+@pytest.mark.parametrize(("max_steps", "epochs"), [(None, 6), (1000, 6), (150, 3)])
+def test_max_steps_shortens_epochs_and_never_adds_any(max_steps: int | None, epochs: float) -> None:
+    phase = PhaseSettings(objective="sft", learning_rate=1e-3, epochs=6, batch_size=4, max_steps=max_steps)
+    assert phase.passes(200) == epochs
+
+
+def test_the_anchor_pulls_towards_its_teacher(increment: Increment, tmp_path: Path) -> None:
+    first = increment("sft", out=tmp_path / "first").adapter
+
+    def starting_kl(teacher: str) -> float:
+        anchor = {"weight": 0.5, "rows_per_step": 3, "teacher": teacher}
+        second = increment(adapter_folders=[first], settings=settings_of("sft", anchor=anchor), out=tmp_path / teacher)
+        return float(second.phases[0].anchor_kl[0])
+
+    assert starting_kl("previous") == pytest.approx(0, abs=1e-5)  # a fresh adapter still is the previous policy ...
+    assert starting_kl("base") > 1e-3  # ... which is no longer the base
