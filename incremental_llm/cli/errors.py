@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,13 @@ _OWN: tuple[type[BaseException], ...] = (typer.Exit, typer.Abort, BrokenPipeErro
 _EXPECTED: tuple[type[BaseException], ...] = (*_OWN, IncrementalError)
 
 
-class CrashError(Exception):
-    """An unexpected error whose traceback was written to `path`."""
+_NO_SPACE = os.strerror(errno.ENOSPC)  # what Python, safetensors and torch all quote from the system
 
-    def __init__(self, path: Path) -> None:
+
+class CrashError(Exception):
+    """An unexpected error whose traceback was written to `path`, if any folder could be written to."""
+
+    def __init__(self, path: Path | None) -> None:
         super().__init__(str(path))
         self.path = path
 
@@ -64,11 +69,19 @@ class ErrorBoundary(TyperGroup):
             raise typer.Exit(1) from error
 
 
-def _report_crash(error: BaseException, path: Path, debug: bool) -> None:
+def _report_crash(error: BaseException, path: Path | None, debug: bool) -> None:
     _show_traceback(error, debug)
     said = (str(error).strip().splitlines() or [""])[0]
+    if _NO_SPACE in str(error):
+        typer.echo(
+            f"error: the disk is full ({said}). What was committed is intact; free some space, and run the same "
+            "command again. `illm doctor` shows the disk.",
+            err=True,
+        )
+        return
     typer.echo(f"error: unexpected {type(error).__name__}: {said}", err=True)
-    typer.echo(f"The traceback is in {path}; `illm --debug ...` shows it here.", err=True)
+    where = f"is in {path}" if path else "could not be written anywhere"
+    typer.echo(f"The traceback {where}; `illm --debug ...` shows it here.", err=True)
 
 
 def _show_traceback(error: BaseException, debug: bool) -> None:
@@ -78,8 +91,8 @@ def _show_traceback(error: BaseException, debug: bool) -> None:
         typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
 
 
-def _write_traceback(error: BaseException, folder: Path | None) -> Path:
-    """The folder if it can be written, else the machine's temporary folder."""
+def _write_traceback(error: BaseException, folder: Path | None) -> Path | None:
+    """In the folder if it can be written, else in the machine's temporary folder, else nowhere."""
     import tempfile
     import traceback
     from datetime import UTC, datetime
@@ -91,4 +104,4 @@ def _write_traceback(error: BaseException, folder: Path | None) -> Path:
             with contextlib.suppress(OSError):
                 (place / name).write_text(text, encoding="utf-8")
                 return place / name
-    raise error
+    return None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -49,6 +51,19 @@ def test_an_unexpected_error_is_short_and_its_traceback_is_in_the_workspace(illm
     (crash,) = Path("illm").glob("illm-crash-*.txt")
     assert str(crash) in done.stderr
     assert "RuntimeError: the disk\nis on fire" in crash.read_text(encoding="utf-8")
+
+
+def test_a_full_disk_is_named_and_says_what_to_do(illm, workspace, monkeypatch) -> None:
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    workspace.fail = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(Path, "write_text", full)  # the traceback cannot be kept either
+    done = illm("run")
+    assert done.exit_code == 1
+    assert "error: the disk is full" in done.stderr
+    assert "free some space" in done.stderr
+    assert "Traceback" not in done.output
 
 
 def test_debug_shows_the_traceback(illm, workspace) -> None:
