@@ -1,6 +1,6 @@
-"""The general anchor: everyday prompts that the previous policy answers itself.
+"""The general anchor: everyday prompts that its teacher, the previous policy or the base, answers itself.
 
-Training adds KL(previous || new) over those answers, which is what keeps general ability; replay of old tasks does
+Training adds KL(teacher || new) over those answers, which is what keeps general ability; replay of old tasks does
 not. Only the prompts are kept here: answers and their log-probabilities belong to a policy and are made per increment.
 """
 

@@ -8,7 +8,8 @@
     write_report(data, Path("report.html"))     # one file, no script, no request
     print(plain_table(data))                    # the same figures for a terminal
 
-Verbs: `render` and `write_report` (HTML), `matrix_table` and `plain_table` (terminal), `results_json` (machines).
+Verbs: `render` and `write_report` (HTML), `matrix_table` with `below_the_matrix`, or `plain_table` (terminal),
+`results_json` (machines).
 
 The one design fact: a report is a pure function of `ReportData`, plain values that the caller fills. It opens no
 registry and measures nothing; a figure that is absent is shown as "not measured", never as 0, and NaN is refused.
@@ -26,7 +27,7 @@ from incremental_llm.report.data import (
     SuiteRow,
 )
 from incremental_llm.report.page import render, write_report
-from incremental_llm.report.terminal import matrix_table, plain_table, results_json
+from incremental_llm.report.terminal import below_the_matrix, matrix_table, plain_table, results_json
 
 __all__ = [
     "Answer",
@@ -36,6 +37,7 @@ __all__ = [
     "Night",
     "ReportData",
     "SuiteRow",
+    "below_the_matrix",
     "matrix_table",
     "plain_table",
     "render",

@@ -53,7 +53,7 @@ class CheckRow:
     """One check of the gate. Scores are fractions of 1, `difference` is after minus before with its interval."""
 
     name: str
-    passed: bool
+    passed: bool | None  # None: reported, not guarded
     before: float | None
     after: float | None
     difference: float | None

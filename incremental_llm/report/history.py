@@ -48,7 +48,7 @@ def night_of(outcome: Judged, label: str, suites: Sequence[Suite], refused_lines
         checks=tuple(
             CheckRow(
                 c.name,
-                bool(c.passed is not False),
+                c.passed,
                 c.before,
                 c.after,
                 c.difference,

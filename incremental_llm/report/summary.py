@@ -88,7 +88,7 @@ def why(night: Night) -> str:
     if night.reasons:
         more = len(night.reasons) - 1
         return night.reasons[0] + (f" (and {more} more, below)" if more else "")
-    failed = [check for check in night.checks if not check.passed]
+    failed = [check for check in night.checks if check.passed is False]
     if failed:
         return f"{len(failed)} of {len(night.checks)} checks failed, first {failed[0].name}: {failed[0].reason}"
     return f"all {len(night.checks)} checks passed" if night.checks else "the gate checked nothing"

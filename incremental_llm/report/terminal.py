@@ -54,7 +54,12 @@ def matrix_table(data: ReportData, width: int | None = None) -> Table:
 
 def plain_table(data: ReportData) -> str:
     """The matrix, metrics, decisions and costs as plain lines, without colour or box drawing."""
-    blocks = [data.title, _aligned(_matrix_lines(data.suites, data.versions))]
+    return f"{data.title}\n\n{_aligned(_matrix_lines(data.suites, data.versions))}\n\n{below_the_matrix(data)}"
+
+
+def below_the_matrix(data: ReportData) -> str:
+    """What `matrix_table` does not show: the baseline, metrics, decisions and costs, as plain lines."""
+    blocks = []
     if data.baseline_suites:
         blocks.append(f"{BASELINE}:\n{_aligned(_matrix_lines(data.baseline_suites, data.baseline_versions))}")
     blocks.append(_aligned(_metric_lines(data), right_from=1))

@@ -9,6 +9,7 @@ arguments continues after the last complete phase, or inside a phase from its la
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import time
@@ -98,6 +99,7 @@ def train_increment(
         base = _policy(base_folder, (), settings)
         anchor.remember_teacher(base, autocast_of(base, settings))
         del base
+        gc.collect()  # its head's scorer is a cycle, which would keep a second model in memory for a while
     progress("loading the previous policy", 0, 1, None)
     model = _policy(base_folder, adapter_folders, settings)
     autocast = autocast_of(model, settings)

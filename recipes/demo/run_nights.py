@@ -128,9 +128,8 @@ def finish(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from incremental_llm.artifacts import write_json
-    from incremental_llm.report import matrix_table, plain_table, results_json, write_report
+    from incremental_llm.report import below_the_matrix, matrix_table, plain_table, results_json, write_report
     from incremental_llm.report.history import history
-    from incremental_llm.report.summary import difference_lines
     from incremental_llm.workspace import Workspace
 
     config = config_of(arguments, NIGHTS)
@@ -153,7 +152,7 @@ def finish(arguments: argparse.Namespace) -> None:
     if sys.stdout.isatty():
         console = Console()
         console.print(matrix_table(data, console.width))
-        console.print("\n".join(difference_lines(data)))
+        print(below_the_matrix(data))
     else:
         print(plain_table(data))
     print(f"next: open {arguments.out / 'report.html'}; talk to it: illm chat --set workspace={config.workspace}")

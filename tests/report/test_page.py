@@ -145,3 +145,10 @@ def test_a_passed_check_without_numbers_is_not_called_unmeasured(empty: ReportDa
         dataclasses.replace(empty, nights=(night,), peak_memory_bytes=1, metrics=dict.fromkeys(PUBLISHED, 0.0))
     )
     assert "not measured" not in html and html.count('<td class="num">–</td>') == 6
+
+
+def test_a_suite_that_nobody_guards_gets_no_tick(empty: ReportData, data: ReportData) -> None:
+    check = CheckRow("old news", None, 0.92, 0.0, -0.92, -1.0, -0.8, 48, None, "superseded: reported, not guarded")
+    html = render(dataclasses.replace(empty, nights=(dataclasses.replace(data.nights[0], checks=(check,)),)))
+    assert "<td>not guarded</td>" in html
+    assert "✓ passed" not in html and "✗ failed" not in html

@@ -5,7 +5,7 @@ import json
 import pytest
 from rich.console import Console
 
-from incremental_llm.report import ReportData, matrix_table, plain_table, results_json
+from incremental_llm.report import ReportData, below_the_matrix, matrix_table, plain_table, results_json
 
 
 def shown(data: ReportData, width: int) -> str:
@@ -69,3 +69,10 @@ def test_results_json_carries_the_baseline_when_there_is_one(with_baseline: Repo
     results = json.loads(json.dumps(results_json(with_baseline), allow_nan=False))
     assert list(results["baseline"]["scores"]["alpha"]) == ["base", "v1", "v2"]
     assert results["baseline"]["metrics"]["average"] == pytest.approx(0.4)
+
+
+def test_a_terminal_gets_all_that_plain_lines_have(with_baseline: ReportData) -> None:
+    below = below_the_matrix(with_baseline)
+    assert plain_table(with_baseline).endswith(f"\n\n{below}")
+    for told in ("plain sequential fine-tuning", "BWT", "decision", "tokens", "Peak memory"):
+        assert told in below
