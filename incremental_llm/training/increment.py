@@ -93,17 +93,14 @@ def train_increment(
     kinds, too_long = tokenize_by_kind(tokenizer, examples, settings.max_length)
     phases = _phases_with_examples(kinds, settings)
     anchor = _anchor(tokenizer, anchors, settings)
-    from_base = settings.anchor.teacher == "base" and bool(adapter_folders)
-    if anchor is not None and from_base:
+    teacher_is_base = settings.anchor.teacher == "base" and bool(adapter_folders)
+    if anchor is not None and teacher_is_base:
         progress("remembering the base's everyday answers", 0, 1, None)
-        base = _policy(base_folder, (), settings)
-        anchor.remember_teacher(base, autocast_of(base, settings))
-        del base
-        gc.collect()  # its head's scorer is a cycle, which would keep a second model in memory for a while
+        _remember_base(anchor, base_folder, settings)
     progress("loading the previous policy", 0, 1, None)
     model = _policy(base_folder, adapter_folders, settings)
     autocast = autocast_of(model, settings)
-    if anchor is not None and not from_base:
+    if anchor is not None and not teacher_is_base:
         progress("remembering the previous policy's everyday answers", 0, 1, None)
         anchor.remember_teacher(model, autocast)
     plans = [
@@ -157,6 +154,13 @@ def _policy(base_folder: Path, adapter_folders: Sequence[Path], settings: Traini
     model = load_stack(base_folder, adapter_folders, dtype=dtype, quantization=quantization, to_train=True)
     attach_labelled_head(model)
     return model
+
+
+def _remember_base(anchor: Anchor, base_folder: Path, settings: TrainingSettings) -> None:
+    base = _policy(base_folder, (), settings)
+    anchor.remember_teacher(base, autocast_of(base, settings))
+    del base
+    gc.collect()  # its head's scorer is a cycle, which would keep a second model in memory for a while
 
 
 def _take_up(model: Any, finished: Path) -> PhaseReport:

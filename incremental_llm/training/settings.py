@@ -60,7 +60,6 @@ class AnchorSettings(_Settings):
     teacher: Literal["previous", "base"] = Field(
         "previous", description="whose everyday answers are kept: the previous policy's, or the base model's"
     )
-
     weight: float = Field(1.0, ge=0, description="factor of the KL term (nats a token); 0 turns the anchor off")
     rows_per_step: int = Field(4, ge=1, description="anchor conversations in a micro-batch, over all processes")
     max_new_tokens: int = Field(24, ge=1, description="length of the teacher's answers")
