@@ -1,28 +1,18 @@
 """One run for a scheduler: one at a time, a summary, and an exit code that says what happened.
 
-    code, summary = run_nightly(config, say=print, progress=progress)
+code, summary = run_nightly(config, say=print, progress=progress)
 
-    0  promoted      10  nothing to train      20  rejected      30  rejected, its events quarantined
-    75 another run holds the workspace: try again later          anything else is an error and raises
-
-The one design fact: the lock belongs to the process, not to a file's existence, so a killed run never blocks the next.
+0  promoted      10  nothing to train      20  rejected      30  rejected, its events quarantined
+75 another run holds the workspace: try again later          anything else is an error and raises
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import socket
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from incremental_llm.artifacts import write_json
-from incremental_llm.errors import IncrementalError, NothingToTrainError
+from incremental_llm.errors import NothingToTrainError
+from incremental_llm.lock import WorkspaceBusyError
 
 if TYPE_CHECKING:
     from incremental_llm.config import RunConfig
@@ -35,12 +25,6 @@ EXIT_CODES = {"promoted": 0, "rejected": 20, "quarantined": 30}
 
 LOADING = "loading torch and the trainers"
 """What a run does first: seconds in which nothing else could be said."""
-
-
-class WorkspaceBusyError(IncrementalError):
-    """Another run holds the workspace; nothing was changed, and a later try may work (EX_TEMPFAIL)."""
-
-    exit_code = 75
 
 
 def run_nightly(
@@ -60,10 +44,9 @@ def run_nightly(
 
     workspace = Workspace.open(config)
     try:
-        with exclusive(config.workspace):
-            say(f"nightly run in {config.workspace}, base {config.base}")
-            progress(LOADING, 0, 0, None)
-            outcome = workspace.run(progress, train)
+        say(f"nightly run in {config.workspace}, base {config.base}")
+        progress(LOADING, 0, 0, None)
+        outcome = workspace.run(progress, train)
     except WorkspaceBusyError as busy:
         return busy.exit_code, str(busy)
     except NothingToTrainError as nothing:
@@ -87,36 +70,3 @@ def summary(outcome: RunOutcome) -> tuple[str, ...]:
         *(f"  {note}" for note in outcome.notes),
         f"  {outcome.tokens} tokens trained, {outcome.seconds:.0f} s; all results in {outcome.folder}",
     )
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a workspace for one run.
-
-    Raises:
-        WorkspaceBusyError: someone else holds it; the message says who, where and since when.
-    """
-    holder = folder / "run.holder.json"
-    try:
-        lock = FileLock(folder / "run.lock", timeout=0).acquire()
-    except Timeout:
-        raise WorkspaceBusyError(
-            f"{folder}: expected no other run, found {_described(holder)}. "
-            "Wait until it ends and run again; it is safe to repeat."
-        ) from None
-    with lock:
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-        try:
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
-
-
-def _described(holder: Path) -> str:
-    """Who holds the lock, as far as the file beside it tells: it is written just after the lock is taken."""
-    try:
-        found = json.loads(holder.read_text(encoding="utf-8"))
-        return f"process {found['pid']} on {found['host']}, running since {found['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "one that has just started or is about to end"

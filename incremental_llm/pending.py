@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids, special_texts
+from incremental_llm.chat import Conversation
 from incremental_llm.config import RunConfig
-from incremental_llm.dataset import AcceptedCorrection, CompiledDataset, compile_dataset
+from incremental_llm.dataset import AcceptedCorrection, CompiledDataset, DropReason, SuiteIndex, Unfit, compile_dataset
 from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import Suite, suite_texts
 from incremental_llm.feedback import FeedbackStore, StoredEvent
@@ -104,8 +107,8 @@ def _authorised(events: Iterable[StoredEvent], config: RunConfig) -> tuple[Polic
     )
 
 
-def compile_pending(todo: Pending, config: RunConfig, suites: Sequence[Suite]) -> CompiledDataset:
-    """What the pending events become; a pure function of its arguments."""
+def compile_pending(todo: Pending, config: RunConfig, suites: Sequence[Suite], tokenizer: Any) -> CompiledDataset:
+    """What the pending events become for this base; a pure function of its arguments."""
     return compile_dataset(
         todo.events,
         config.compile,
@@ -113,7 +116,37 @@ def compile_pending(todo: Pending, config: RunConfig, suites: Sequence[Suite]) -
         superseded=todo.superseded,
         accepted=still_true(todo.accepted, todo.superseded),
         suite_texts=suite_texts(suites),
+        unfit=unfit_for(tokenizer, config.training.max_length),
     )
+
+
+def unfit_for(tokenizer: Any, max_length: int) -> Unfit:
+    """What the tokenizer makes untrainable: a message that holds a special token, or more than `max_length` tokens.
+
+    Left out when the dataset is made, so that such a text is counted with the others, and neither trained on nor kept
+    as a correction that every later night would have to be measured on.
+    """
+    special = special_texts(tokenizer)
+
+    def unfit(prompt: Conversation, reply: str) -> DropReason | None:
+        if any(token in text for text in (*(message.content for message in prompt), reply) for token in special):
+            return DropReason.SPECIAL_TOKEN
+        length = len(prompt_ids(tokenizer, prompt)) + len(completion_ids(tokenizer, prompt, reply))
+        return DropReason.TOO_MANY_TOKENS if length > max_length else None
+
+    return unfit
+
+
+def replayable(
+    todo: Pending, dataset: CompiledDataset, config: RunConfig, suites: Sequence[Suite]
+) -> tuple[ReplayBuffer, str]:
+    """The buffer without what is no longer true and what a suite asks by now, and what that removed, in words."""
+    index = SuiteIndex(suite_texts(suites), config.compile.suite_similarity)
+    true, false = todo.buffer.without(dataset.superseded | todo.superseded)
+    buffer, asked = true.without_questions(index.__contains__)
+    removed = ((false, "are no longer true"), (asked, "ask what a suite asks by now"))
+    said = " and ".join(f"{count} {why}" for count, why in removed if count)
+    return buffer, f"replayed examples leave the buffer: {said}" if said else ""
 
 
 def superseded_suites(suites: Sequence[Suite], changes: Iterable[PolicyChange]) -> tuple[str, ...]:

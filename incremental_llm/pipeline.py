@@ -20,14 +20,14 @@ from incremental_llm.artifacts import is_complete, staged_folder, verify_folder,
 from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Conversation, canonical_json, json_digest
 from incremental_llm.config import CORRECTION_SUITES, RunConfig
-from incremental_llm.dataset import AcceptedCorrection, CompiledDataset
+from incremental_llm.dataset import USED, AcceptedCorrection, CompiledDataset, SuiteIndex
 from incremental_llm.errors import NothingToTrainError
 from incremental_llm.evaluation import EvaluationReport, Item, Suite
 from incremental_llm.evaluation.measure import Measurement
 from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import event_to_dict
 from incremental_llm.gate import Decision, decide
-from incremental_llm.pending import Pending, check_roles, compile_pending, read_pending, still_true
+from incremental_llm.pending import Pending, check_roles, compile_pending, read_pending, replayable, still_true
 from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses
 from incremental_llm.replay import Mixture, ReplayBuffer, anchor_prompts, mix
 
@@ -35,13 +35,17 @@ Progress = Callable[[str, int, int, float | None], None]
 
 KEPT, LEARNED = CORRECTION_SUITES
 
+NOT_REACHED = "not_reached"
+"""What the account says of an event whose examples were made, but trained by no phase: see the run's notes."""
+
 
 @dataclass(frozen=True)
 class Judged:
     """A candidate that was trained, measured and judged. Nothing is committed yet.
 
     `kept` are the earlier corrections that still hold, `buffer` is the replay buffer without what is no longer true,
-    `sources` are the older events that trained rows stand on, `number` is the version that it becomes if it passes.
+    `sources` are the older events that trained rows stand on, `number` is the version that it becomes if it passes,
+    `notes` say in words what was left out on the way.
     """
 
     todo: Pending
@@ -58,6 +62,7 @@ class Judged:
     folder: Path
     sources: dict[str, StoredEvent]
     number: int
+    notes: tuple[str, ...]
 
     @property
     def seconds(self) -> float:
@@ -73,15 +78,6 @@ class Judged:
     def replay(self) -> str:
         """The realised mixture, in words."""
         return self.mixture.sentence
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What training left out, in words."""
-        too_long = len(self.training.too_long)
-        left_out = (
-            (f"{too_long} examples are longer than training.max_length and were not trained",) if too_long else ()
-        )
-        return (*left_out, *self.training.warnings)
 
     @property
     def tokens(self) -> int:
@@ -125,15 +121,14 @@ def judge_increment(
     folder = workspace / "runs" / _run_name(todo, config)
     clock = _Clock(folder / "seconds.json")
     progress("compiling feedback", 0, 1, None)
-    dataset = _compiled(todo, config, suites, folder / "dataset")
-    gone = dataset.superseded | todo.superseded
-    buffer, _removed = todo.buffer.without(gone)
+    dataset = _compiled(todo, config, suites, base, folder / "dataset")
+    buffer, removed = replayable(todo, dataset, config, suites)
     mixture = mix(dataset.examples, buffer, config.replay, config.training.seed)
     write_json(folder / "mixture.json", mixture.model_dump(mode="json"))
     progress(mixture.sentence, 1, 1, None)
     clock.lap("compile")
 
-    kept = still_true(todo.accepted, gone)
+    kept = still_true(todo.accepted, dataset.superseded | todo.superseded)
     # Its own corrections, which it was trained on, prove a night only where no suite does.
     own = () if config.suites.new else dataset.corrections
     tests = tuple(s for s in (_correction_suite(KEPT, kept), _correction_suite(LEARNED, own)) if s)
@@ -142,7 +137,7 @@ def judge_increment(
     measured = Measurement(workspace / "evaluations", base.folder, registry.objects, quantization, progress)
     production = measured.report(todo.head.stack, (*suites, *tests), f"production v{todo.head.version}")
     clock.lap("measure production")
-    anchors = _anchors(measured, todo.head, config)
+    anchors, spared = _anchors(measured, todo.head, config, dataset)
     measured.release()
     training = train(
         base_folder=base.folder,
@@ -186,6 +181,7 @@ def judge_increment(
         folder=folder,
         sources=store.get(sorted(_sources(mixture) - dataset.account.keys())),
         number=len(registry.list()),
+        notes=(*filter(None, (removed, spared, _untestable(dataset.corrections))), *training.notes),
     )
 
 
@@ -243,10 +239,10 @@ def _uses(judged: Judged) -> tuple[EventUse, ...]:
     """
     events = {stored.event.id: stored for stored in judged.todo.events} | judged.sources
     account = dict(judged.dataset.account)
-    trained = _sources(judged.mixture, without=judged.training.too_long)
+    trained = _sources(judged.mixture, without=judged.training.not_trained)
     for source in _sources(judged.mixture) - trained:
-        if account.get(source) == "used":
-            account[source] = "too_long_to_train"
+        if account.get(source) == USED:
+            account[source] = NOT_REACHED
     people = {name: _users(event_to_dict(stored.event)) for name, stored in events.items()}
     older: dict[str, set[str]] = {}
     for row in judged.mixture.rows:
@@ -258,6 +254,13 @@ def _uses(judged: Judged) -> tuple[EventUse, ...]:
         people,
         replayed={event: tuple(sorted(users)) for event, users in sorted(older.items())},
     )
+
+
+def _untestable(corrections: Sequence[AcceptedCorrection]) -> str:
+    """How many corrections no later night can be tested on, in words; empty if none."""
+    count = sum(not _comparable(c) for c in corrections)
+    said = f"{count} of {len(corrections)} corrections cannot be tested again: they correct no reply that may be kept"
+    return said if count else ""
 
 
 def _sources(mixture: Mixture, without: Container[str] = ()) -> set[str]:
@@ -277,7 +280,7 @@ def _correction_suite(name: str, corrections: Sequence[AcceptedCorrection]) -> S
     items = tuple(
         Item(id=c.event_id, messages=c.prompt, chosen=c.content, rejected=c.rejected)
         for c in corrections
-        if c.rejected.strip() and c.rejected.strip() != c.content.strip()
+        if _comparable(c)
     )
     if not items:
         return None
@@ -292,11 +295,21 @@ def _correction_suite(name: str, corrections: Sequence[AcceptedCorrection]) -> S
     )
 
 
-def _anchors(measured: Measurement, head: Snapshot, config: RunConfig) -> list[tuple[Conversation, str]]:
-    """Everyday prompts with the anchor teacher's own answers, kept beside its evaluations."""
+def _comparable(correction: AcceptedCorrection) -> bool:
+    """Whether there is a reply that the correction can be held against."""
+    return bool(correction.rejected.strip()) and correction.rejected.strip() != correction.content.strip()
+
+
+def _anchors(
+    measured: Measurement, head: Snapshot, config: RunConfig, dataset: CompiledDataset
+) -> tuple[list[tuple[Conversation, str]], str]:
+    """Everyday prompts with the anchor teacher's own answers, kept beside its evaluations; and what was left out.
+
+    The anchor would hold the old answer against a correction, so a prompt that feedback is about is none tonight.
+    """
     settings = config.training.anchor
     if settings.weight == 0:
-        return []
+        return [], ""
     from_base = settings.teacher == "base"
     teacher = head.stack.model_copy(update={"adapters": ()}) if from_base else head.stack
     prompts = anchor_prompts(Path(settings.prompts) if settings.prompts else None)
@@ -311,12 +324,20 @@ def _anchors(measured: Measurement, head: Snapshot, config: RunConfig) -> list[t
         with staged_folder(kept) as folder:
             write_json(folder / "answers.json", answers)
     verify_folder(kept)
-    return list(zip(prompts, json.loads((kept / "answers.json").read_text(encoding="utf-8")), strict=True))
+    answered = zip(prompts, json.loads((kept / "answers.json").read_text(encoding="utf-8")), strict=True)
+    taught = SuiteIndex((e.prompt[-1].content for e in dataset.examples), config.compile.suite_similarity)
+    anchors = [(prompt, answer) for prompt, answer in answered if prompt[-1].content not in taught]
+    spared = len(prompts) - len(anchors)
+    return anchors, f"{spared} everyday prompts were no anchor tonight: feedback is about them" if spared else ""
 
 
-def _compiled(todo: Pending, config: RunConfig, suites: Sequence[Suite], target: Path) -> CompiledDataset:
+def _compiled(
+    todo: Pending, config: RunConfig, suites: Sequence[Suite], base: ResolvedBase, target: Path
+) -> CompiledDataset:
     """The dataset of the pending events, written to `target`; NothingToTrainError where they became no example."""
-    dataset = compile_pending(todo, config, suites)
+    from incremental_llm.adapters.load import load_tokenizer
+
+    dataset = compile_pending(todo, config, suites, load_tokenizer(base.folder))
     if not dataset.examples:
         raise NothingToTrainError(
             f"{len(todo.events)} new events became no example: {_reasons(dataset)}. See `illm dataset show`."

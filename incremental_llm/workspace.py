@@ -32,6 +32,7 @@ from incremental_llm.errors import InputError
 from incremental_llm.evaluation import EvaluationReport, Suite, load_suites
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.importers import ImportReport, import_jsonl
+from incremental_llm.lock import exclusive
 from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff
 from incremental_llm.replay import mix
 
@@ -101,6 +102,13 @@ class Workspace:
             Registry.open(self.config.workspace, base=self._base.ref).close()
         return self._base
 
+    @property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer."""
+        from incremental_llm.adapters.load import load_tokenizer
+
+        return load_tokenizer(self.base.folder)
+
     def suites(self) -> tuple[Suite, ...]:
         """The suites that the recipe names; SuiteError for a missing or mistyped one."""
         names = self.config.suites.names
@@ -119,14 +127,14 @@ class Workspace:
 
     def compile_preview(self) -> CompiledDataset:
         """The dataset that the next increment would be made from; writes nothing."""
-        return pending.compile_pending(self._pending(), self.config, self.suites())
+        return pending.compile_pending(self._pending(), self.config, self.suites(), self.tokenizer)
 
     def plan(self) -> RunPlan:
         """What `run` would do now, without doing it."""
         todo, suites = self._pending(), self.suites()
         pending.check_roles(self.registry, self.config, suites, todo)
-        dataset = pending.compile_pending(todo, self.config, suites)
-        buffer, removed = todo.buffer.without(dataset.superseded | todo.superseded)
+        dataset = pending.compile_pending(todo, self.config, suites, self.tokenizer)
+        buffer, removed = pending.replayable(todo, dataset, self.config, suites)
         lines = [
             f"production is v{todo.head.version} with {len(todo.head.stack.adapters)} adapters; "
             f"{len(todo.events)} new events would become {len(dataset.examples)} examples "
@@ -135,7 +143,7 @@ class Workspace:
         if dataset.examples:
             lines.append(mix(dataset.examples, buffer, self.config.replay, self.config.training.seed).sentence)
         if removed:
-            lines.append(f"{removed} replayed examples are no longer true and would leave the buffer")
+            lines.append(removed)
         phases = ", then ".join(
             f"{p.objective} ({p.epochs:g} epochs at {p.learning_rate:g}"
             f"{f', at most {p.max_steps} steps' if p.max_steps else ''})"
@@ -155,28 +163,10 @@ class Workspace:
 
         Raises:
             NothingToTrainError: no new feedback, or none of it could be used.
+            WorkspaceBusyError: another run holds the workspace.
         """
-        from incremental_llm.report.history import night_of, read_nights, write_night
-
-        suites = self.suites()
-        if train is None:
-            from incremental_llm.training.increment import train_increment
-
-            train = train_increment
-        judged = pipeline.judge_increment(
-            registry=self.registry,
-            store=self.store,
-            config=self.config,
-            base=self.base,
-            suites=suites,
-            workspace=self.config.workspace,
-            train=train,
-            progress=progress,
-        )
-        nights = read_nights(self.registry, self.config.workspace)
-        # Written before the commit and shown only after it, so that no kill can leave a version without its night.
-        write_night(judged, night_of(judged, f"night {len(nights) + 1}", suites, self._refused_lines(nights)))
-        return pipeline.commit_increment(self.registry, judged, self.config)
+        with exclusive(self.config.workspace):
+            return self._run(progress, train)
 
     def evaluate(
         self, ref: str | int = "production", suites: Sequence[str] | None = None, progress: Progress = silent
@@ -295,6 +285,29 @@ class Workspace:
         cursor, quarantined = self.registry.head().cursor, self.registry.quarantined()
         changes = pending.policy_changes(self.store, cursor, self.config, quarantined)
         return pending.superseded_suites(self.suites(), changes)
+
+    def _run(self, progress: Progress, train: Callable[..., Any] | None) -> RunOutcome:
+        from incremental_llm.report.history import night_of, read_nights, write_night
+
+        suites = self.suites()
+        if train is None:
+            from incremental_llm.training.increment import train_increment
+
+            train = train_increment
+        judged = pipeline.judge_increment(
+            registry=self.registry,
+            store=self.store,
+            config=self.config,
+            base=self.base,
+            suites=suites,
+            workspace=self.config.workspace,
+            train=train,
+            progress=progress,
+        )
+        nights = read_nights(self.registry, self.config.workspace)
+        # Written before the commit and shown only after it, so that no kill can leave a version without its night.
+        write_night(judged, night_of(judged, f"night {len(nights) + 1}", suites, self._refused_lines(nights)))
+        return pipeline.commit_increment(self.registry, judged, self.config)
 
     def _refused_lines(self, nights: Sequence[Any]) -> list[str]:
         """Lines refused by imports that no earlier night has shown."""

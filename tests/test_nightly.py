@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -11,7 +8,8 @@ from typing import Any
 import pytest
 
 from incremental_llm.errors import CommitError, InputError, NothingToTrainError
-from incremental_llm.nightly import LOADING, WorkspaceBusyError, exclusive, run_nightly, summary
+from incremental_llm.lock import WorkspaceBusyError
+from incremental_llm.nightly import LOADING, run_nightly, summary
 
 OUTCOME: dict[str, Any] = {
     "decision": "promoted",
@@ -77,46 +75,16 @@ def test_nothing_to_train_is_10(nightly) -> None:
     assert workspace.closed
 
 
-def test_any_other_error_is_raised_and_the_lock_is_given_back(nightly, tmp_path) -> None:
+def test_any_other_error_is_raised(nightly) -> None:
     for error in (CommitError("someone moved production"), RuntimeError("?")):
         with pytest.raises(type(error)):
             nightly(fail(error))
-    assert not (tmp_path / "run.holder.json").exists()
-    with exclusive(tmp_path):
-        pass
 
 
-def test_a_held_workspace_is_75_and_says_by_whom(nightly, tmp_path) -> None:
-    with exclusive(tmp_path):
-        holder = json.loads((tmp_path / "run.holder.json").read_text(encoding="utf-8"))
-        (code, text), said, workspace = nightly(fail(AssertionError("must not run")))
-    assert code == 75
-    assert f"process {os.getpid()} on {holder['host']}, running since {holder['since']}" in text
-    assert "Wait until it ends" in text
-    assert said == []
+def test_a_held_workspace_is_75_and_says_by_whom(nightly) -> None:
+    result, _, workspace = nightly(fail(WorkspaceBusyError("expected no other run, found process 7")))
+    assert result == (75, "expected no other run, found process 7")
     assert workspace.closed
-
-
-def test_a_lock_without_a_readable_holder_is_still_a_lock(tmp_path) -> None:
-    with exclusive(tmp_path):
-        (tmp_path / "run.holder.json").write_text("{", encoding="utf-8")
-        with (
-            pytest.raises(WorkspaceBusyError, match="one that has just started or is about to end"),
-            exclusive(tmp_path),
-        ):
-            pass
-
-
-def test_a_killed_run_blocks_nobody(tmp_path) -> None:
-    script = (
-        "import os, sys; from pathlib import Path; from incremental_llm.nightly import exclusive\n"
-        "with exclusive(Path(sys.argv[1])): os._exit(9)"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)])
-    assert done.returncode == 9
-    assert (tmp_path / "run.holder.json").exists()  # what it left names a process that is gone
-    with exclusive(tmp_path):
-        assert json.loads((tmp_path / "run.holder.json").read_text(encoding="utf-8"))["pid"] == os.getpid()
 
 
 def test_the_summary_has_the_reasons_and_where_to_look() -> None:

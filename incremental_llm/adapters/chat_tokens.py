@@ -3,6 +3,7 @@
     prompt_ids(tokenizer, conversation)            the context, ending where the assistant starts to speak
     completion_ids(tokenizer, conversation, text)  what the assistant then says, ending with the end-of-turn token
     end_of_turn_id(tokenizer)                      the token that ends an assistant turn, as the template writes it
+    special_texts(tokenizer)                       texts that are not read as words: a message must not hold them
 
 The one design fact: a completion is cut out of the rendered chat after exactly the tokens that generation starts from,
 so what is trained, what is scored and what is served are the same sequence.
@@ -60,6 +61,11 @@ def completion_ids(tokenizer: Any, conversation: Conversation, completion: str) 
 def end_of_turn_id(tokenizer: Any) -> int:
     """The token id with which the chat template ends an assistant turn; raises like `completion_ids`."""
     return completion_ids(tokenizer, (Message(role="user", content="a"),), "b")[-1]
+
+
+def special_texts(tokenizer: Any) -> frozenset[str]:
+    """How the special tokens are written. A chat is encoded as a whole, so inside a message they are tokens too."""
+    return frozenset(tokenizer.convert_ids_to_tokens(sorted(_special_ids(tokenizer))))
 
 
 def _render(tokenizer: Any, conversation: Conversation, *, generation_prompt: bool) -> str:

@@ -27,12 +27,12 @@ def run(
     that was interrupted. Exit code 0: promoted, 10: nothing to train, 20: rejected, 30: rejected and quarantined,
     75: another run holds the workspace.
     """
-    from incremental_llm.nightly import EXIT_CODES, LOADING, exclusive, summary
+    from incremental_llm.nightly import EXIT_CODES, LOADING, summary
 
     with opened(config, overrides) as workspace:
         if dry_run:
             return _show_plan(workspace.plan().lines, as_json)
-        with exclusive(workspace.config.workspace), progress_reporter() as progress:
+        with progress_reporter() as progress:
             progress(LOADING, 0, 0)
             outcome = workspace.run(progress)
     if as_json:

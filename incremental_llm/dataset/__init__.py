@@ -23,9 +23,10 @@ The one design fact: conflicts are settled by distinct people, never by the numb
 only through a policy change; so whoever wants to teach the model something needs other people, or the right to.
 """
 
-from incremental_llm.dataset.compile import compile_dataset
+from incremental_llm.dataset.compile import Unfit, compile_dataset
 from incremental_llm.dataset.compiled import USED, AccountRow, CompiledDataset
 from incremental_llm.dataset.corrections import AcceptedCorrection
+from incremental_llm.dataset.decontaminate import SuiteIndex
 from incremental_llm.dataset.examples import (
     KINDS,
     Example,
@@ -53,6 +54,8 @@ __all__ = [
     "PairExample",
     "SftExample",
     "SignalWeights",
+    "SuiteIndex",
+    "Unfit",
     "UnpairedExample",
     "compile_dataset",
     "parse_example",

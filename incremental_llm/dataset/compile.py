@@ -6,8 +6,9 @@ A pure function of its arguments: the same events give the same dataset, in what
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from incremental_llm.chat import Conversation
 from incremental_llm.dataset.batch import Batch, Draft
 from incremental_llm.dataset.compiled import USED, CompiledDataset
 from incremental_llm.dataset.corrections import AcceptedCorrection, draft_corrections
@@ -22,6 +23,9 @@ from incremental_llm.dataset.signals import draft_preferences, draft_thumbs, set
 from incremental_llm.feedback.events import Event, Interaction, PolicyChange, UnknownEvent
 from incremental_llm.feedback.store import StoredEvent
 
+Unfit = Callable[[Conversation, str], DropReason | None]
+"""Why the model cannot be trained on a reply to a conversation, as its tokenizer sees them; None when it can."""
+
 
 def compile_dataset(
     events: Iterable[StoredEvent],
@@ -31,13 +35,15 @@ def compile_dataset(
     superseded: frozenset[str] = frozenset(),
     accepted: Sequence[AcceptedCorrection] = (),
     suite_texts: Sequence[str] = (),
+    unfit: Unfit = lambda prompt, reply: None,
 ) -> CompiledDataset:
     """The dataset of one increment.
 
     `context` holds older events that new ones refer to, by id. `superseded` are ids that earlier policy changes named;
     nothing that stands on one of them or on one that this batch names becomes an example. `accepted` are the
     corrections of earlier increments: the same prompt is not corrected to anything else without a policy change.
-    `suite_texts` are the questions of the suites, which are left out.
+    `suite_texts` are the questions of the suites, which are left out. `unfit` knows the tokenizer; this stage does
+    not.
     """
     filters = Filters(settings, SuiteIndex(suite_texts, settings.suite_similarity))
     batch = Batch(events, context or {}, superseded, settings, filters)
@@ -51,7 +57,7 @@ def compile_dataset(
 
     kept: list[Draft] = []
     for draft in sorted(drafts.made, key=_place):
-        reason = filters.reply_reason(draft.example.texts)
+        reason = _reply_reason(filters, unfit, draft.example.prompt, draft.example.texts)
         if reason is None:
             kept.append(draft)
         else:
@@ -65,7 +71,9 @@ def compile_dataset(
         unpaired=tuple(e for e in examples if isinstance(e, UnpairedExample)),
         drops=tuple(sorted(drops, key=lambda drop: (drop.kind, drop.reason, batch.order(drop.sources), drop.sources))),
         corrections=tuple(
-            c if filters.reply_reason([c.rejected]) is None else c.model_copy(update={"rejected": ""})
+            c
+            if _reply_reason(filters, unfit, c.prompt, [c.rejected]) is None
+            else c.model_copy(update={"rejected": ""})
             for c in sorted(won, key=lambda c: batch.seq[c.event_id])
             if c.event_id in trained
         ),
@@ -76,6 +84,10 @@ def compile_dataset(
         superseded=batch.named,
         settings=settings,
     )
+
+
+def _reply_reason(filters: Filters, unfit: Unfit, prompt: Conversation, replies: Sequence[str]) -> DropReason | None:
+    return filters.reply_reason(replies) or next(filter(None, (unfit(prompt, reply) for reply in replies)), None)
 
 
 def _place(draft: Draft) -> tuple[int, str, tuple[str, ...]]:

@@ -8,13 +8,14 @@ b_i = a_i0.
 The formulas are those of one suite an increment (Lopez-Paz & Ranzato 2017; Chaudhry et al. 2018). With several, each
 mean runs over suites.
 
-The one design fact: a missing cell is an error and an undefined metric is None. Neither is ever 0.
+The one design fact: what was not measured is never 0. A missing cell is an error to whoever reads it, and a metric that
+needs it, or is undefined, is None.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from incremental_llm.errors import SuiteError
@@ -95,21 +96,25 @@ class Matrix:
         return _mean([self.cell(suite, t - 1) - self.cell(suite, 0) for suite, t in later])
 
     def forgetting(self) -> float | None:
-        """mean over t_i < T of max_{1<=l<T} a_il - a_iT. In the example 0.9 - 0.7 = 0.2; positive is bad."""
-        return _mean(
-            [
-                max(self.cell(suite, version) for version in range(1, self.last)) - self.cell(suite, self.last)
-                for suite, _ in self._earlier()
-            ]
-        )
+        """mean over t_i < T of max_{1<=l<T} a_il - a_iT. In the example 0.9 - 0.7 = 0.2; positive is bad.
+
+        Versions before t_i count where they were measured: many a suite is written with its increment.
+        """
+        return _mean([self._best(suite, t) - self.cell(suite, self.last) for suite, t in self._earlier()])
 
     def plasticity(self) -> float | None:
         """mean_i a_i,t_i: how well each increment learnt its own suites. In the example (0.9 + 0.8) / 2 = 0.85."""
         return _mean([self.cell(suite, self.introduced[suite]) for suite in self._of_increments()])
 
     def metrics(self) -> Metrics:
-        """All of them; raises like `cell`."""
-        return Metrics(self.average(), self.bwt(), self.fwt(), self.forgetting(), self.plasticity())
+        """All of them; None also where a cell that a metric needs was not measured."""
+        formulas = (self.average, self.bwt, self.fwt, self.forgetting, self.plasticity)
+        return Metrics(*map(_where_measured, formulas))
+
+    def _best(self, suite: str, since: int) -> float:
+        """The best score before the last version; every version from `since` on has to be measured."""
+        known = [v for v in range(1, self.last) if v >= since or self.scores.get((suite, self.versions[v])) is not None]
+        return max(self.cell(suite, version) for version in known)
 
     def _of_increments(self) -> list[str]:
         return [suite for suite in self.suites if self.introduced[suite] > 0 and suite not in self.superseded]
@@ -153,7 +158,7 @@ def flips(before: EvaluationReport, after: EvaluationReport, suites: Sequence[st
     n = 0
     for suite in suites:
         old, new = measured(before, suite), measured(after, suite)
-        if (old.version, old.digest) != (new.version, new.digest) or old.outcomes.keys() != new.outcomes.keys():
+        if not _same_items(old, new) or old.outcomes.keys() != new.outcomes.keys():
             raise SuiteError(f"suite {suite!r} is not the same in both reports. Measure both on the same version.")
         n += new.n
         for item, outcome in new.outcomes.items():
@@ -167,24 +172,29 @@ def flips(before: EvaluationReport, after: EvaluationReport, suites: Sequence[st
 def matrix_of(
     reports: Mapping[str, EvaluationReport], introduced: Mapping[str, int], superseded: Collection[str] = ()
 ) -> Matrix:
-    """The matrix of complete reports by version, in the order given, the base first; suites as in `introduced`.
+    """The matrix of reports by version, in the order given, the base first; suites as in `introduced`.
 
-    Raises:
-        SuiteError: a suite that a report lacks, measured only in part, or measured on another version of its items.
+    A cell stays empty where a report lacks the suite, has items without an outcome, or is of another version of its
+    items than the last report: such scores cannot be compared.
     """
     scores: dict[tuple[str, str], float | None] = {}
     for suite in introduced:
-        digests = {}
-        for version, report in reports.items():
-            result = measured(report, suite)
-            scores[suite, version] = result.score
-            digests[version] = (result.version, result.digest)
-        if len(set(digests.values())) > 1:
-            raise SuiteError(
-                f"suite {suite!r} has other items at {', '.join(digests)}: {sorted(set(digests.values()))}. "
-                "Measure every version on the same version of the suite."
-            )
+        found = {version: report.suites.get(suite) for version, report in reports.items()}
+        last = next((result for result in reversed(found.values()) if result is not None), None)
+        for version, result in found.items():
+            if (
+                result is not None
+                and last is not None
+                and result.n
+                and not result.unscored
+                and _same_items(result, last)
+            ):
+                scores[suite, version] = result.score
     return Matrix(tuple(introduced), tuple(reports), scores, dict(introduced), frozenset(superseded))
+
+
+def _same_items(one: SuiteResult, other: SuiteResult) -> bool:
+    return (one.version, one.digest) == (other.version, other.digest)
 
 
 def measured(report: EvaluationReport, suite: str) -> SuiteResult:
@@ -205,6 +215,13 @@ def measured(report: EvaluationReport, suite: str) -> SuiteResult:
             "without an outcome. Measure the stack on it again."
         )
     return result
+
+
+def _where_measured(formula: Callable[[], float | None]) -> float | None:
+    try:
+        return formula()
+    except SuiteError:
+        return None
 
 
 def _mean(values: Sequence[float]) -> float | None:

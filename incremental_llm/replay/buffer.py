@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -107,6 +107,15 @@ class ReplayBuffer(BaseModel):
         """This buffer without any item that has one of these event ids among its sources, and how many that removed."""
         gone = frozenset(superseded)
         items = tuple(item for item in self.items if gone.isdisjoint(item.example.sources))
+        return self.model_copy(update={"items": items}), len(self.items) - len(items)
+
+    def without_questions(self, stands: Callable[[str], bool]) -> tuple[ReplayBuffer, int]:
+        """This buffer without the items that ask what `stands` holds of, such as a suite's question; and how many."""
+        items = tuple(
+            item
+            for item in self.items
+            if not any(stands(message.content) for message in item.example.prompt if message.role == "user")
+        )
         return self.model_copy(update={"items": items}), len(self.items) - len(items)
 
     def to_json(self) -> str:

@@ -7,6 +7,7 @@ made again at any time, and shows all that was decided and nothing that was not 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -103,10 +104,11 @@ def history(
     peak_memory_bytes: int | None = None,
     sources: Mapping[str, str] | None = None,
 ) -> ReportData:
-    """Everything a workspace holds, as one report."""
+    """Everything a workspace holds, as one report; versions that a rollback undid are in the lineage only."""
     snapshots = registry.list()
-    reports = version_reports(registry, workspace, snapshots)
-    introduced = _introduced(registry, snapshots)
+    standing = _standing(registry, snapshots)
+    reports = version_reports(registry, workspace, standing)
+    introduced = _introduced(registry, standing)
     return ReportData(
         title=title,
         base=snapshots[0].stack.base.name,
@@ -128,17 +130,27 @@ def history(
     )
 
 
+def _standing(registry: Registry, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    """The base and the increments that production stands on."""
+    stack = registry.head().stack.adapters
+    grown = [s for s in snapshots[1:] if s.kind == "increment" and s.stack.adapters == stack[: len(s.stack.adapters)]]
+    return [snapshots[0], *grown]
+
+
 def version_reports(registry: Registry, workspace: Path, snapshots: Sequence[Snapshot]) -> dict[str, EvaluationReport]:
-    """The report of each increment's version, and of the base as the first run measured it."""
-    reports: dict[str, EvaluationReport] = {}
-    base = snapshots[0].stack.digest
-    for path in sorted((workspace / "runs").glob("*/production.json")):
+    """The report of each version as a candidate, with what was measured on it later, as production."""
+    later: dict[str, list[EvaluationReport]] = {}
+    for path in sorted((workspace / "runs").glob("*/production.json"), key=lambda path: path.stat().st_mtime_ns):
         report = EvaluationReport.from_json(path.read_text(encoding="utf-8"))
-        if report.stack_digest == base:
-            reports["base"] = report
+        later.setdefault(report.stack_digest, []).append(report)
+    reports = {}
     for snapshot in snapshots:
-        if snapshot.kind == "increment" and snapshot.report:
-            reports[f"v{snapshot.version}"] = EvaluationReport.model_validate(registry.get_json(snapshot.report))
+        own = [EvaluationReport.model_validate(registry.get_json(snapshot.report))] if snapshot.report else []
+        found = [*own, *later.get(snapshot.stack.digest, ())]
+        if found:
+            suites = {name: result for report in found for name, result in report.suites.items()}
+            name = f"v{snapshot.version}" if snapshot.version else "base"
+            reports[name] = found[0].model_copy(update={"suites": suites})
     return reports
 
 
@@ -165,14 +177,13 @@ def metrics_of(
 
     A metric that cannot be computed, because a cell was not measured or it needs more increments, is left out.
     """
-    try:
-        found = asdict(matrix_of(reports, introduced, superseded).metrics())
-    except SuiteError:
+    if not reports:
         return {}
+    found = asdict(matrix_of(reports, introduced, superseded).metrics())
     names = list(reports)
     if len(names) >= 2:
         guarded = [suite for suite, night in introduced.items() if suite not in superseded and night < len(names) - 1]
-        if guarded:
+        with contextlib.suppress(SuiteError):  # a suite that only one of the two was measured on
             found["negative_flips"] = flips(reports[names[-2]], reports[names[-1]], guarded).negative_share
     return {name: value for name, value in found.items() if value is not None}
 
@@ -184,7 +195,8 @@ def against_base(reports: Mapping[str, EvaluationReport], introduced: Mapping[st
     base, last = reports["base"].suites, reports[list(reports)[-1]].suites
     found = {}
     for suite in (name for name, night in introduced.items() if not night and name in base and name in last):
-        if base[suite].score is not None and last[suite].score is not None:
+        scored = base[suite].score is not None and last[suite].score is not None
+        if scored and base[suite].digest == last[suite].digest:  # other items cannot be compared
             paired = paired_bootstrap(base[suite].outcomes, last[suite].outcomes)
             found[suite] = Difference(paired.difference, paired.low, paired.high, paired.n)
     return found

@@ -45,6 +45,7 @@ class TokenExample:
     weight: float
     desirable: bool = True
     question: range = range(0)
+    id: str = ""
 
     @property
     def length(self) -> int:
@@ -59,12 +60,12 @@ def tokenize(tokenizer: Any, example: Example) -> TokenExample:
         return Row(prompt, tuple(completion_ids(tokenizer, example.prompt, text)))
 
     if isinstance(example, PairExample):
-        return TokenExample((row(example.chosen), row(example.rejected)), example.weight)
+        return TokenExample((row(example.chosen), row(example.rejected)), example.weight, id=example.id)
     if isinstance(example, UnpairedExample):
-        return TokenExample((row(example.completion),), example.weight, example.desirable)
+        return TokenExample((row(example.completion),), example.weight, example.desirable, id=example.id)
     assert isinstance(example, SftExample)
     question = _last_content(tokenizer, example.prompt, prompt)
-    return TokenExample((row(example.completion),), example.weight, question=question)
+    return TokenExample((row(example.completion),), example.weight, question=question, id=example.id)
 
 
 def _last_content(tokenizer: Any, conversation: Conversation, prompt: tuple[int, ...]) -> range:

@@ -13,7 +13,7 @@ import gc
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from incremental_llm.training import invariants
 from incremental_llm.training.anchor import Anchor
 from incremental_llm.training.batching import Row, TokenExample, tokenize
 from incremental_llm.training.distributed import agreed
+from incremental_llm.training.low_rank import fuse_adapted_linears
 from incremental_llm.training.phase import PhaseReport, plan_phase, run_phase
 from incremental_llm.training.scoring import attach_labelled_head
 from incremental_llm.training.settings import TrainingSettings
@@ -54,8 +55,8 @@ class IncrementResult:
     phases: tuple[PhaseReport, ...]
     seconds: float
     tokens: int
-    too_long: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    not_trained: tuple[str, ...] = ()  # ids of examples
+    notes: tuple[str, ...] = field(default=())
 
 
 def train_increment(
@@ -107,14 +108,15 @@ def train_increment(
         plan_phase(p, kinds, model, autocast, settings, partial(progress, f"reference for {p.objective}"))
         for p in phases
     ]
+    probe = _probe_rows(kinds)
+    reference_B = invariants.probe_logps(model, probe, autocast)
 
     set_seed(settings.seed)  # the adapter's initial A is random: equal seeds, equal adapters on every process
     peft_model = get_peft_model(model, lora_config(model, settings))
+    fuse_adapted_linears(peft_model)
     invariants.check_only_adapter_trains(peft_model)
     frozen = invariants.frozen_digest(peft_model)
-    probe = _probe_rows(kinds)
     invariants.check_fresh_start(peft_model, *probe, autocast)
-    _, reference_B = invariants.probe_logps(peft_model, probe, autocast)
 
     reports: list[PhaseReport] = []
     with adapter_in_autocast_dtype(peft_model, settings):
@@ -124,7 +126,8 @@ def train_increment(
             if agreed(is_complete(finished)):
                 reports.append(_take_up(peft_model, finished))
                 continue
-            _, found_B = invariants.probe_logps(peft_model, probe, autocast)
+            with peft_model.disable_adapter():
+                found_B = invariants.probe_logps(peft_model, probe, autocast)
             invariants.check_reference(plan.settings.objective, reference_B, found_B)
             report = run_phase(peft_model, tokenizer, plan, settings, anchor, folder, autocast, progress)
             reports.append(report)
@@ -134,15 +137,17 @@ def train_increment(
     invariants.check_only_adapter_trains(peft_model)
     for folder, digest in zip(adapter_folders, frozen_before, strict=True):
         invariants.check_frozen(digest, verify_folder(folder))
+    skipped = [report.note for report in reports if report.note]
+    reached = {name for plan, report in zip(plans, reports, strict=True) if report.steps for name in plan.reached}
     if not any(report.steps for report in reports):
-        raise NothingToTrainError("every phase was skipped: " + "; ".join(report.note for report in reports))
+        raise NothingToTrainError("every phase was skipped: " + "; ".join(skipped))
     result = IncrementResult(
         adapter=done,
         phases=tuple(reports),
         seconds=time.monotonic() - started,
         tokens=sum(report.tokens for report in reports),
-        too_long=tuple(too_long),
-        warnings=(*_skipped(kinds, settings), *(report.note for report in reports if report.note)),
+        not_trained=tuple(e.id for e in examples if e.id not in reached),
+        notes=(*_left_out(examples, too_long, reached, settings), *_skipped(kinds, settings), *skipped),
     )
     _publish(peft_model, done, base_folder.name, "training.json", asdict(result) | {"adapter": None})
     return result
@@ -183,7 +188,7 @@ def read_result(adapter: Path) -> IncrementResult:
     """The result of a finished run, from the adapter's own folder."""
     stored = json.loads((adapter / "training.json").read_text(encoding="utf-8"))
     phases = tuple(PhaseReport(**phase) for phase in stored.pop("phases"))
-    stored |= {"adapter": adapter, "too_long": tuple(stored["too_long"]), "warnings": tuple(stored["warnings"])}
+    stored |= {"adapter": adapter, "not_trained": tuple(stored["not_trained"]), "notes": tuple(stored["notes"])}
     return IncrementResult(phases=phases, **stored)
 
 
@@ -236,6 +241,18 @@ def _phases_with_examples(kinds: dict[str, list[TokenExample]], settings: Traini
         counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in kinds.items())
         raise NothingToTrainError(f"nothing to train: {counts}. Collect more feedback, or lower `minimum` of a phase.")
     return enough
+
+
+def _left_out(
+    examples: Sequence[Example], too_long: Sequence[str], reached: Collection[str], settings: TrainingSettings
+) -> list[str]:
+    """The examples that no step saw, in words."""
+    late = len(examples) - len(too_long) - sum(e.id in reached for e in examples)
+    counts = (
+        (len(too_long), f"are longer than training.max_length ({settings.max_length} tokens)"),
+        (late, "were reached by no step: phases of less than an epoch, ended by max_steps, or skipped"),
+    )
+    return [f"{count} of {len(examples)} examples {why}" for count, why in counts if count]
 
 
 def _skipped(kinds: dict[str, list[TokenExample]], settings: TrainingSettings) -> list[str]:

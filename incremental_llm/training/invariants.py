@@ -51,7 +51,9 @@ def check_frozen(before: str, after: str) -> None:
 @torch.no_grad()
 def check_fresh_start(model: Any, chosen: Row, rejected: Row, autocast: Any, beta: float = 0.1) -> None:
     """Before the first step the policy IS the reference: a pair has DPO loss ln 2 and both rewards 0, exactly."""
-    policy_B, reference_B = probe_logps(model, [chosen, rejected], autocast)
+    policy_B = probe_logps(model, [chosen, rejected], autocast)
+    with model.disable_adapter():
+        reference_B = probe_logps(model, [chosen, rejected], autocast)
     loss = dpo_losses(policy_B[:1], policy_B[1:], reference_B[:1], reference_B[1:], beta).item()
     rewards = (beta * (policy_B - reference_B)).abs().max().item()
     if not (abs(loss - math.log(2)) < 1e-6 and rewards < 1e-6):
@@ -62,15 +64,12 @@ def check_fresh_start(model: Any, chosen: Row, rejected: Row, autocast: Any, bet
 
 
 @torch.no_grad()
-def probe_logps(model: Any, rows: list[Row], autocast: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """(policy_B, reference_B) of the same batch: with the adapter as it is, and with it disabled."""
+def probe_logps(model: Any, rows: list[Row], autocast: Any) -> torch.Tensor:
+    """logps_B of a probe batch by the model as it is: the policy; with its adapter disabled, the reference."""
     device = next(model.parameters()).device
     ids_BT, scored_BT = (tensor.to(device) for tensor in pad_rows(rows))
     with autocast():
-        policy_B = row_logps(model, ids_BT, scored_BT).float()
-        with model.disable_adapter():
-            reference_B = row_logps(model, ids_BT, scored_BT).float()
-    return policy_B, reference_B
+        return row_logps(model, ids_BT, scored_BT).float()
 
 
 def check_reference(phase: str, stored_B: torch.Tensor, found_B: torch.Tensor) -> None:

@@ -37,12 +37,13 @@ _SATURATION_SAMPLE = 16  # pairs whose starting loss decides whether a phase has
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """Rows in training order (columns of plain numbers), batch by batch."""
+    """Rows in training order (columns of plain numbers), batch by batch; `reached` are the ids of their examples."""
 
     settings: PhaseSettings
     rows: list[dict[str, Any]]
     examples: int
     tokens: int
+    reached: frozenset[str]
 
     @property
     def steps(self) -> int:
@@ -84,7 +85,8 @@ def plan_phase(
     progress(0, 1, None)
     rows = builders[phase.objective](examples, order, lambda wanted: completion_logps(model, wanted, autocast))
     progress(1, 1, None)
-    return PhasePlan(phase, rows, len(examples), sum(map(_trained_tokens, rows)))
+    reached = frozenset(examples[i].id for batch in order for i in batch)
+    return PhasePlan(phase, rows, len(examples), sum(map(_trained_tokens, rows)), reached)
 
 
 Score = Callable[[Sequence[Row]], list[float]]

@@ -95,6 +95,7 @@ def run_nights(arguments: argparse.Namespace, progress: PlainProgress | BarProgr
 
     for night, log in enumerate(logs(), 1):
         config = config_of(arguments, night)
+        check_same(config, night, log)
         with Workspace.create(config, say=progress.say) as workspace:
             if len(read_nights(workspace.registry, config.workspace)) >= night:
                 continue
@@ -106,6 +107,27 @@ def run_nights(arguments: argparse.Namespace, progress: PlainProgress | BarProgr
             progress.say(f"night {night}: {outcome.decision}" + (f" as v{outcome.version}" if outcome.version else ""))
             for reason in outcome.reasons:
                 progress.say(f"  {reason}")
+
+
+def check_same(config: RunConfig, night: int, log: Path) -> None:
+    """Refuse to take up a night that was begun with another recipe or log: its figures would be of something else."""
+    from incremental_llm.artifacts import file_digest, write_json
+    from incremental_llm.errors import InputError
+
+    kept = config.workspace / f"night{night}.json"
+    begun = {"recipe": config.recipe, "log": file_digest(log)}
+    if not kept.is_file():
+        write_json(kept, begun)
+        return
+    before = json.loads(kept.read_text(encoding="utf-8"))
+    if before == json.loads(json.dumps(begun)):
+        return
+    sections = begun["recipe"].keys() | before["recipe"].keys()
+    changed = sorted(key for key in sections if begun["recipe"].get(key) != before["recipe"].get(key))
+    raise InputError(
+        f"{config.workspace}: night {night} was begun with another {', '.join(changed) or 'log'}. "
+        "Give another --out, or remove the folder to start over."
+    )
 
 
 @contextmanager

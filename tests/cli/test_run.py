@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from incremental_llm.errors import NothingToTrainError, TrainingError
-from incremental_llm.nightly import exclusive
+from incremental_llm.lock import WorkspaceBusyError
 
 
 @pytest.mark.parametrize(
@@ -59,12 +58,10 @@ def test_nothing_to_train_is_exit_code_10(illm, workspace, command: str) -> None
 
 @pytest.mark.parametrize("command", ["run", "nightly"])
 def test_a_held_workspace_is_exit_code_75(illm, workspace, command: str) -> None:
-    Path("illm").mkdir()
-    with exclusive(Path("illm")):
-        done = illm(command)
+    workspace.fail = WorkspaceBusyError("illm: expected no other run, found process 7")
+    done = illm(command)
     assert done.exit_code == 75
-    assert "expected no other run, found process" in done.output
-    assert workspace.calls == []
+    assert "expected no other run, found process 7" in done.output
 
 
 @pytest.mark.parametrize("command", ["run", "nightly"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ from incremental_llm.config import RunConfig
 from incremental_llm.errors import InputError, SuiteError
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.events import parse_event
+from incremental_llm.lock import WorkspaceBusyError
 from incremental_llm.pending import policy_changes
 from incremental_llm.report import results_json
 from incremental_llm.report.history import history
+from incremental_llm.training.increment import train_increment
 from incremental_llm.workspace import Workspace
 
 from .conftest import BAD, GOOD, night, write_log
@@ -67,6 +70,26 @@ def test_only_those_with_the_right_to_it_change_the_policy(tmp_path: Path, tiny_
     store.close()
 
 
+def test_what_the_tokenizer_makes_untrainable_is_counted_and_never_accepted(
+    tmp_path: Path, tiny_config: Config, tiny_tokenizer: Any
+) -> None:
+    """Else every later night would be measured on it, and fail."""
+    end = tiny_tokenizer.eos_token
+    events = [*night(1, GOOD, BAD), served("i-end", "eve"), corrected("k-end", "i-end", f"yes{end} no")]
+    events += [served("i-bad", "eve", f"no {end}"), corrected("k-bad", "i-bad")]
+    with Workspace.create(tiny_config()) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", events))
+        dataset = workspace.compile_preview()
+        assert dataset.account["k-end"] == "special_token"
+        assert dataset.drop_counts()["special_token"] == 3
+        kept = {c.event_id: c for c in dataset.corrections}
+        assert "k-end" not in kept
+        assert kept["k-bad"].rejected == ""
+        first = workspace.run()
+        assert first.decision == "promoted", first.reasons
+        assert "1 of 15 corrections cannot be tested again: they correct no reply that may be kept" in first.notes
+
+
 def test_the_user_who_asked_and_a_row_too_long_to_train_are_on_record(tmp_path: Path, tiny_config: Config) -> None:
     config = tiny_config(max_length=96)
     with Workspace.create(config) as workspace:
@@ -75,9 +98,8 @@ def test_the_user_who_asked_and_a_row_too_long_to_train_are_on_record(tmp_path: 
         workspace.import_feedback(write_log(tmp_path / "n1.jsonl", events))
         first = workspace.run()
         assert first.decision == "promoted", first.reasons
-        assert any("longer than training.max_length" in note for note in first.notes)
         (seen,) = workspace.registry.sightings("k-long")
-        assert seen.outcome == "too_long_to_train"
+        assert seen.outcome == "too_many_tokens"
         assert workspace.registry.adapters_that_saw("alice") == ()
         assert workspace.registry.adapters_that_saw("bob") == ()
         data = history(workspace.registry, config.workspace, title="t", seed=0)
@@ -149,3 +171,61 @@ def test_a_superseded_suite_in_another_role_is_refused_before_training(
         for attempt in (workspace.plan, lambda: workspace.run(train=no_training)):
             with pytest.raises(InputError, match="Give it one role"):
                 attempt()
+
+
+def test_a_question_that_a_suite_asks_by_now_leaves_the_replay_buffer(tmp_path: Path, tiny_config: Config) -> None:
+    config = tiny_config()
+    with Workspace.create(config) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        assert workspace.run().decision == "promoted"
+        asked = json.dumps({"role": "user", "content": "Is the fox here?"})
+        later = config.suites.folder / "later"
+        shutil.copytree(config.suites.folder / "tiny", later)
+        for name, old, new in (
+            ("suite.yaml", "name: tiny", "name: later"),
+            ("items.jsonl", json.dumps({"role": "user", "content": "Count to 3"}), asked),
+        ):
+            text = (later / name).read_text(encoding="utf-8")
+            assert old in text
+            (later / name).write_text(text.replace(old, new), encoding="utf-8")
+        workspace.config = config.model_copy(update={"suites": config.suites.model_copy(update={"watch": ("later",)})})
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, GOOD, BAD)))
+        said = "replayed examples leave the buffer: 2 ask what a suite asks by now"  # a correction and its pair
+        assert said in workspace.plan().lines
+        second = workspace.run()
+        assert said in second.notes
+        assert not any("fox" in item.example.prompt[-1].content for item in second.buffer.items)
+
+
+def test_feedback_about_an_everyday_prompt_takes_it_from_the_anchor(tmp_path: Path, tiny_config: Config) -> None:
+    """The anchor would hold the answer that was corrected against its correction."""
+    prompts = tmp_path / "everyday.jsonl"
+    lines = [
+        {"id": f"a{i}", "messages": [{"role": "user", "content": text}]}
+        for i, text in enumerate(["Is the fox here?", "How are you?", "Tell me a joke."])
+    ]
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    config = tiny_config(anchor={"weight": 0.1, "rows_per_step": 2, "max_new_tokens": 4, "prompts": str(prompts)})
+    anchors: list[str] = []
+
+    def remember(**arguments: Any) -> Any:
+        anchors.extend(prompt[-1].content for prompt, _ in arguments["anchors"])
+        return train_increment(**arguments)
+
+    with Workspace.create(config) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        outcome = workspace.run(train=remember)
+    assert anchors == ["How are you?", "Tell me a joke."]
+    assert "1 everyday prompts were no anchor tonight: feedback is about them" in outcome.notes
+
+
+def test_two_runs_through_the_api_do_not_meet(tmp_path: Path, tiny_config: Config) -> None:
+    with Workspace.create(tiny_config()) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+
+        def again(**_arguments: Any) -> Any:
+            with Workspace.open(tiny_config()) as second:
+                return second.run()
+
+        with pytest.raises(WorkspaceBusyError, match="expected no other run, found process"):
+            workspace.run(train=again)

@@ -67,16 +67,31 @@ def test_undefined_is_none_and_never_zero() -> None:
 
 @pytest.mark.parametrize("value", [None, float("nan"), "absent"])
 @pytest.mark.parametrize("cell", sorted(EXAMPLE.scores))
-def test_a_missing_cell_is_an_error(cell: tuple[str, str], value: float | str | None) -> None:
+def test_a_metric_that_needs_a_missing_cell_is_none(cell: tuple[str, str], value: float | str | None) -> None:
     scores = {key: score for key, score in EXAMPLE.scores.items() if key != cell}
     if not isinstance(value, str):
         scores[cell] = value
     matrix = dataclasses.replace(EXAMPLE, scores=scores)
-    if cell == ("a", "base"):  # no formula reads the base score of a suite of the first increment
-        assert matrix.metrics() == EXAMPLE.metrics()
-        return
+    needed_by = {
+        ("a", "base"): set(),  # no formula reads the base score of a suite of the first increment
+        ("a", "v1"): {"bwt", "forgetting", "plasticity"},
+        ("a", "v2"): {"average", "bwt", "forgetting"},
+        ("b", "base"): {"fwt"},
+        ("b", "v1"): {"fwt"},
+        ("b", "v2"): {"average", "plasticity"},
+    }[cell]
+    found, whole = dataclasses.asdict(matrix.metrics()), dataclasses.asdict(EXAMPLE.metrics())
+    assert found == {name: None if name in needed_by else number for name, number in whole.items()}
     with pytest.raises(SuiteError, match=f"expected a score of suite '{cell[0]}' at {cell[1]}, found none"):
-        matrix.metrics()
+        matrix.cell(cell[0], EXAMPLE.versions.index(cell[1]))
+
+
+def test_a_suite_written_with_its_increment_has_all_metrics_but_forward_transfer() -> None:
+    scores = {("a", "v2"): 0.9, ("a", "v3"): 0.6, ("b", "v3"): 0.8}
+    matrix = Matrix(("a", "b"), ("base", "v1", "v2", "v3"), scores, {"a": 2, "b": 3})
+    found = matrix.metrics()
+    assert (found.average, found.bwt, found.forgetting) == pytest.approx((0.7, -0.3, 0.3))
+    assert (found.fwt, found.plasticity) == (None, pytest.approx(0.85))
 
 
 def test_a_suite_without_its_increment_is_an_error() -> None:
@@ -113,10 +128,9 @@ def test_matrix_of_reports() -> None:
     assert (matrix.average(), matrix.cell("g", 0), matrix.last) == (0.75, 0.5, 1)
 
 
-def test_matrix_of_refuses_other_items_and_partial_reports() -> None:
+def test_other_items_partial_and_missing_results_are_no_cells() -> None:
     newer = SuiteResult.of("a", 2, "e", [ItemResult(id="i0", answer="", correct=True)])
     other = EvaluationReport(stack_digest="1", suites={"a": newer}, seconds=0, tokens=0)
-    with pytest.raises(SuiteError, match="other items at base, v1"):
-        matrix_of({"base": report("0", a="w"), "v1": other}, {"a": 1})
-    with pytest.raises(SuiteError, match="found 1 of 2"):
-        matrix_of({"base": report("0", a="wu")}, {"a": 0})
+    matrix = matrix_of({"base": report("0", a="w", p="wu"), "v1": other}, {"a": 1, "p": 0, "nowhere": 0})
+    assert matrix.scores == {("a", "v1"): 1.0}
+    assert matrix.metrics() == Metrics(1.0, None, None, None, 1.0)

@@ -149,7 +149,11 @@ def test_a_saturated_dpo_phase_is_skipped_and_says_so(increment: Increment, tmp_
     dpo, sft = result.phases
     assert (dpo.steps, dpo.tokens, sft.steps) == (0, 0, 5)
     assert "the margins are saturated" in dpo.note
-    assert result.warnings == (dpo.note,)
+    assert result.notes == (
+        "20 of 30 examples were reached by no step: phases of less than an epoch, ended by max_steps, or skipped",
+        dpo.note,
+    )
+    assert len(result.not_trained) == 20
     with pytest.raises(NothingToTrainError, match="every phase was skipped: dpo: skipped"):
         increment(settings=settings_of(phases=full), out=tmp_path / "alone")
 
@@ -278,8 +282,18 @@ def test_examples_that_are_too_long_are_counted(increment: Increment) -> None:
     long = SftExample(prompt=ask("What?"), completion="a long story " * 40, sources=("e9",), users=("u1",))
     settings = settings_of("sft", max_length=128)
     result = increment(examples=(*examples_of("sft"), long), settings=settings)
-    assert result.too_long == (long.id,)
+    assert result.not_trained == (long.id,)
+    assert result.notes == ("1 of 11 examples are longer than training.max_length (128 tokens)",)
     assert result.phases[0].examples == 10
+
+
+def test_examples_that_no_step_reaches_are_named(increment: Increment) -> None:
+    half = [{"objective": "sft", "learning_rate": 1e-3, "epochs": 8, "max_steps": 1, "batch_size": 4}]
+    given = examples_of("sft")
+    result = increment(examples=given, settings=settings_of(phases=half))
+    assert set(result.not_trained) < {example.id for example in given}
+    assert len(result.not_trained) == 6
+    assert "6 of 10 examples were reached by no step" in result.notes[0]
 
 
 def test_an_anchor_without_conversations_is_an_error(increment: Increment) -> None:
