@@ -1,7 +1,7 @@
 """Measure a model on suites: one call, every item's outcome kept.
 
-The one design fact: nothing is left out quietly. An item that the model cannot answer, or that the time budget did not
-reach, is in the report without an outcome and with the reason, and the gate does not pass such a report.
+The one design fact: nothing is left out quietly. An item that the model cannot answer is in the report without an
+outcome and with the reason, and the gate does not pass such a report.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ def evaluate(
     suites: Sequence[Suite],
     *,
     progress: SuiteProgress | None = None,
-    budget_seconds: float | None = None,
     batch_tokens: int | None = None,
 ) -> EvaluationReport:
     """Measure `model`, which is `stack` as it would be served, on every suite.
 
-    `progress(done, total, suite)` counts items over all suites. After `budget_seconds` no further batch starts, and the
-    items left stay unscored. A suite's result does not depend on which suites stand beside it.
+    `progress(done, total, suite)` counts items over all suites. A suite's result does not depend on which
+    suites stand beside it.
 
     Raises:
         SuiteError: no suites, or two of one name.
@@ -42,7 +41,6 @@ def evaluate(
         names = ", ".join(suite.name for suite in suites) or "none"
         raise SuiteError(f"expected one or more suites of different names, found {names}. Name each suite once.")
     start = time.monotonic()
-    deadline = None if budget_seconds is None else start + budget_seconds
     total, finished, tokens = sum(len(suite.items) for suite in suites), 0, 0
     results = {}
     for suite in suites:
@@ -52,14 +50,14 @@ def evaluate(
                 progress(before + len(suite.items) * done // of, total, suite.name)
 
         measure = _MEASURES.get(suite.scorer, _measure_texts)
-        items, used = measure(model, tokenizer, suite, report, deadline, batch_tokens)
+        items, used = measure(model, tokenizer, suite, report, batch_tokens)
         results[suite.name] = SuiteResult.of(suite.name, suite.version, suite.digest, items)
         finished, tokens = finished + len(suite.items), tokens + used
     return EvaluationReport(stack_digest=stack.digest, suites=results, seconds=time.monotonic() - start, tokens=tokens)
 
 
 def _measure_texts(
-    model: Any, tokenizer: Any, suite: Suite, progress: Progress, deadline: float | None, batch_tokens: int | None
+    model: Any, tokenizer: Any, suite: Suite, progress: Progress, batch_tokens: int | None
 ) -> tuple[list[ItemResult], int]:
     score = TEXT_SCORERS[suite.scorer]
     answers = generate(
@@ -69,7 +67,6 @@ def _measure_texts(
         max_new_tokens=suite.max_new_tokens,
         batch_tokens=batch_tokens,
         progress=progress,
-        deadline=deadline,
     )
     results = [
         _unscored(item, answer.problem)
@@ -81,18 +78,18 @@ def _measure_texts(
 
 
 def _measure_choices(
-    model: Any, tokenizer: Any, suite: Suite, progress: Progress, deadline: float | None, batch_tokens: int | None
+    model: Any, tokenizer: Any, suite: Suite, progress: Progress, batch_tokens: int | None
 ) -> tuple[list[ItemResult], int]:
     return _measure_likelihoods(
-        model, tokenizer, suite, [item.choices or () for item in suite.items], _pick, progress, deadline, batch_tokens
+        model, tokenizer, suite, [item.choices or () for item in suite.items], _pick, progress, batch_tokens
     )
 
 
 def _measure_preferences(
-    model: Any, tokenizer: Any, suite: Suite, progress: Progress, deadline: float | None, batch_tokens: int | None
+    model: Any, tokenizer: Any, suite: Suite, progress: Progress, batch_tokens: int | None
 ) -> tuple[list[ItemResult], int]:
     replies = [(item.chosen or "", item.rejected or "") for item in suite.items]
-    return _measure_likelihoods(model, tokenizer, suite, replies, _prefer, progress, deadline, batch_tokens)
+    return _measure_likelihoods(model, tokenizer, suite, replies, _prefer, progress, batch_tokens)
 
 
 def _measure_likelihoods(
@@ -102,11 +99,10 @@ def _measure_likelihoods(
     replies: Sequence[tuple[str, ...]],
     judge: Callable[[Item, Sequence[Likelihood]], ItemResult],
     progress: Progress,
-    deadline: float | None,
     batch_tokens: int | None,
 ) -> tuple[list[ItemResult], int]:
     pairs = [(item.messages, text) for item, texts in zip(suite.items, replies, strict=True) for text in texts]
-    found = completion_logps(model, tokenizer, pairs, batch_tokens=batch_tokens, progress=progress, deadline=deadline)
+    found = completion_logps(model, tokenizer, pairs, batch_tokens=batch_tokens, progress=progress)
     rows = iter(found)
     results = []
     for item, texts in zip(suite.items, replies, strict=True):

@@ -11,7 +11,6 @@ decoding. In bf16 a near tie may fall the other way, so `evaluate` batches each 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,12 +82,11 @@ def generate(
     max_new_tokens: int,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
-    deadline: float | None = None,
 ) -> list[Answer]:
     """Greedy answers in the order given; what cannot be answered carries its problem instead of raising.
 
     `batch_tokens` bounds rows times the longest row (prompt and answer) of a batch; `progress(done, total)` is called
-    after each batch; no batch starts after `deadline` (seconds of `time.monotonic`).
+    after each batch.
     """
     prompts = [prompt_ids(tokenizer, conversation) for conversation in conversations]
     lengths = [len(prompt) + max_new_tokens for prompt in prompts]
@@ -99,9 +97,6 @@ def generate(
     with _evaluating(model):
         shared = _prefix_cache(model, prefix) if prefix else None
         for batch in length_sorted_batches(lengths, rest, batch_tokens or default_batch_tokens(model)):
-            if deadline is not None and time.monotonic() > deadline:
-                found.update((index, Answer("", 0, "the time budget was used up")) for index in batch)
-                continue
             rows = [prompts[index][len(prefix) :] for index in batch]
             decoded = _decode_greedily(model, shared, len(prefix), rows, stops, max_new_tokens)
             found.update((index, _answer(tokenizer, ids)) for index, ids in zip(batch, decoded, strict=True))
@@ -118,7 +113,6 @@ def completion_logps(
     *,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
-    deadline: float | None = None,
 ) -> list[Likelihood]:
     """Log-likelihood of each (prompt, completion), end-of-turn token included, in the order given; fp32 log-softmax.
 
@@ -134,9 +128,6 @@ def completion_logps(
     with _evaluating(model):
         shared = _prefix_cache(model, prefix) if prefix else None
         for batch in length_sorted_batches(lengths, rest, batch_tokens or default_batch_tokens(model) // _SCORED_PART):
-            if deadline is not None and time.monotonic() > deadline:
-                found.update((index, Likelihood(0.0, 0, "the time budget was used up")) for index in batch)
-                continue
             rows = [prompts[index][len(prefix) :] + completions[index] for index in batch]
             logps = _score(model, shared, len(prefix), rows, [completions[index] for index in batch])
             found.update((i, _likelihood(logp, len(completions[i]))) for i, logp in zip(batch, logps, strict=True))

@@ -156,21 +156,6 @@ def load_suites(root: Path, names: Sequence[str]) -> tuple[Suite, ...]:
     return tuple(load_suite(root / name) for name in names)
 
 
-def check_unchanged(suites: Iterable[Suite], recorded: Mapping[tuple[str, int], str]) -> None:
-    """Compare suites with the digests under which they were measured before, by (name, version).
-
-    Raises:
-        SuiteError: a suite changed while its version stayed.
-    """
-    for suite in suites:
-        before = recorded.get((suite.name, suite.version))
-        if before is not None and before != suite.digest:
-            raise SuiteError(
-                f"suite {suite.name!r} version {suite.version}: expected digest {before[:12]}, as measured before, "
-                f"found {suite.digest[:12]}. Its items changed: raise `version` in its suite.yaml."
-            )
-
-
 def suite_texts(suites: Iterable[Suite]) -> tuple[str, ...]:
     """The last user text of every item, each once, in order: what training data must not contain."""
     return tuple(dict.fromkeys(last_user_text(item.messages) for suite in suites for item in suite.items))

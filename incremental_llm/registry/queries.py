@@ -104,13 +104,6 @@ def read_moves(connection: Connection, ref: str) -> tuple[RefMove, ...]:
     return tuple(RefMove(**row._asdict()) for row in rows)
 
 
-def read_last_attempt(connection: Connection) -> Attempt | None:
-    """The newest rejected attempt."""
-    query = select(schema.attempts.c.body).order_by(schema.attempts.c.number.desc()).limit(1)
-    body = connection.scalar(query)
-    return None if body is None else Attempt.model_validate_json(body)
-
-
 def read_quarantine(connection: Connection) -> tuple[Quarantined, ...]:
     """Quarantined events by seq."""
     rows = connection.execute(select(schema.quarantine).order_by(schema.quarantine.c.seq))

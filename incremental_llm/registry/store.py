@@ -22,7 +22,6 @@ from incremental_llm.registry.queries import (
     all_snapshots,
     read_attempts,
     read_committed,
-    read_last_attempt,
     read_moves,
     read_quarantine,
     read_refs,
@@ -353,16 +352,6 @@ class Registry:
         """Rejected attempts, oldest first."""
         with self._read() as connection:
             return read_attempts(connection)
-
-    def last_attempt(self) -> Attempt | None:
-        """The newest rejected attempt, if any."""
-        with self._read() as connection:
-            return read_last_attempt(connection)
-
-    def tried(self, seq: int) -> int:
-        """How many rejected attempts an event was part of."""
-        with self._read() as connection:
-            return sum(seq in attempt.seqs for attempt in read_attempts(connection, seq, seq))
 
     def quarantined(self) -> frozenset[int]:
         """Seqs that no batch may hold."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from incremental_llm.chat import Message
 from incremental_llm.errors import SuiteError
-from incremental_llm.evaluation import Item, Suite, check_unchanged, load_suite, load_suites, suite_texts
+from incremental_llm.evaluation import Item, Suite, load_suite, load_suites, suite_texts
 
 HEAD: dict[str, Any] = {
     "name": "shop",
@@ -63,13 +63,6 @@ def test_the_digest_is_of_what_a_score_depends_on(tmp_path: Path) -> None:
     changed = load_suite(write(tmp_path, None, [{**ITEMS[0], "accept": ["46 days"]}, ITEMS[1]]))
     assert suite.digest == noted.digest
     assert len({suite.digest, longer.digest, changed.digest}) == 3
-
-
-def test_a_change_without_a_new_version_is_refused(tmp_path: Path) -> None:
-    suite = load_suite(write(tmp_path))
-    check_unchanged([suite], {("shop", 1): suite.digest, ("other", 1): "0"})
-    with pytest.raises(SuiteError, match=r"suite 'shop' version 1: .* raise `version`"):
-        check_unchanged([suite], {("shop", 1): "0" * 64})
 
 
 def test_suite_texts_are_the_last_user_texts_once(tmp_path: Path) -> None:

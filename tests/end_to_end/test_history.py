@@ -1,0 +1,60 @@
+"""What a workspace's report says after a rollback, and after a suite got other items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from incremental_llm.config import RunConfig
+from incremental_llm.report import ReportData, results_json
+from incremental_llm.report.history import history
+from incremental_llm.workspace import Workspace
+
+from .conftest import BAD, GOOD, night, write_log
+
+Config = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def lenient(tiny_config: Config) -> RunConfig:
+    """A gate that lets a second night forget the first: it is the report that is tested here."""
+    config = tiny_config()
+    return config.model_copy(update={"gate": config.gate.model_copy(update={"max_correction_losses": 1.0})})
+
+
+def report(workspace: Workspace) -> ReportData:
+    return history(workspace.registry, workspace.config.workspace, title="t", seed=0)
+
+
+def test_a_version_that_a_rollback_undid_is_no_column(tmp_path: Path, lenient: RunConfig) -> None:
+    with Workspace.create(lenient) as workspace:
+        for number, texts in ((1, (GOOD, BAD)), (2, (BAD, GOOD))):
+            workspace.import_feedback(write_log(tmp_path / f"n{number}.jsonl", night(number, *texts)))
+            assert workspace.run().decision == "promoted"
+        assert report(workspace).versions == ("base", "v1", "v2")
+        workspace.rollback(to=1, reason="a test")
+        data = report(workspace)
+        assert data.versions == ("base", "v1")
+        assert data.production == 3
+        assert [night.decision for night in data.nights] == ["promoted", "promoted"]
+        assert [row.version for row in data.lineage] == [0, 1, 2, 3]
+
+
+def test_a_suite_with_other_items_is_not_compared_with_what_it_was(tmp_path: Path, lenient: RunConfig) -> None:
+    with Workspace.create(lenient) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        workspace.run()
+        assert set(report(workspace).against_base) == {"tiny"}
+
+        head, items = (lenient.suites.folder / "tiny" / name for name in ("suite.yaml", "items.jsonl"))
+        head.write_text(head.read_text(encoding="utf-8").replace("version: 1", "version: 2"), encoding="utf-8")
+        items.write_text(items.read_text(encoding="utf-8").replace("Count to 3", "Count up to 3"), encoding="utf-8")
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, BAD, GOOD)))
+        second = workspace.run()
+        assert second.decision == "promoted", second.reasons
+        data = report(workspace)
+        assert data.versions == ("base", "v1", "v2")
+        assert data.against_base == {}
+        assert set(results_json(data)["scores"]) == {"tiny"}
