@@ -37,6 +37,7 @@ from incremental_llm.training.anchor import Anchor
 from incremental_llm.training.batching import Row, TokenExample, tokenize
 from incremental_llm.training.distributed import agreed
 from incremental_llm.training.low_rank import fuse_adapted_linears
+from incremental_llm.training.null_space import start_in_null_space
 from incremental_llm.training.phase import PhaseReport, plan_phase, run_phase
 from incremental_llm.training.scoring import attach_labelled_head
 from incremental_llm.training.settings import TrainingSettings
@@ -113,6 +114,9 @@ def train_increment(
 
     set_seed(settings.seed)  # the adapter's initial A is random: equal seeds, equal adapters on every process
     peft_model = get_peft_model(model, lora_config(model, settings))
+    if settings.lora.null_space is not None and anchor is not None:
+        progress("turning the adapter away from everyday inputs", 0, 1, None)
+        start_in_null_space(peft_model, anchor.rows, settings.lora.null_space, autocast)
     fuse_adapted_linears(peft_model)
     invariants.check_only_adapter_trains(peft_model)
     frozen = invariants.frozen_digest(peft_model)

@@ -18,6 +18,11 @@ class LoraSettings(_Settings):
     alpha: float = Field(32, gt=0, description="the update is alpha / rank * B A")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A; 0 keeps runs reproducible across processes")
     targets: str | tuple[str, ...] = Field("all-linear", description="module names, or all-linear (the head excluded)")
+    null_space: float | None = Field(
+        None,
+        gt=0,
+        description="start A where the anchor's inputs hold least, damped by this share of the mean; null: at random",
+    )
     first_layer: int = Field(0, ge=0, description="layers below this one get no adapter, and no backward pass")
 
 

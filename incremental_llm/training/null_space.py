@@ -1,0 +1,75 @@
+"""Where an adapter looks at first: at what everyday inputs hold least of.
+
+Shapes: N tokens, D features of a layer's input, R rank.
+
+An update B A x moves a layer's output for every input that A sees, whatever B becomes. So A starts in directions that
+everyday conversations hardly use: facts are learnt there as well, and everyday answers move less. The idea is that of
+gradient projection (Saha et al. 2021) and of LoRA-Null (Tang et al. 2025), which cut the used directions off; here they
+are damped instead, A (C + lambda I)^-1 with C = X^T X, which needs one solve and no eigenvectors.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+
+from incremental_llm.training.batching import Row
+
+
+@torch.no_grad()
+def start_in_null_space(
+    model: Any, rows: Sequence[Row], damping: float, autocast: Any, adapter: str = "default"
+) -> None:
+    """Turn every fresh A of a PEFT model away from the inputs that `rows` give its layer; its norm stays.
+
+    `damping` is lambda in units of C's mean eigenvalue: at 0.1, a direction with a tenth of the mean keeps half of its
+    share. Deterministic, so every process comes to the same A.
+    """
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer) and adapter in m.lora_A}
+    for layer, C_DD in _input_products(model, layers, rows, autocast):
+        weight = layer.lora_A[adapter].weight
+        C_DD = C_DD + damping * C_DD.trace() / len(C_DD) * torch.eye(len(C_DD), device=C_DD.device)
+        turned_RD = torch.linalg.solve(C_DD, weight.float().T).T
+        weight.copy_(turned_RD * (weight.norm() / turned_RD.norm()))
+
+
+def _input_products(
+    model: Any, layers: dict[str, Any], rows: Sequence[Row], autocast: Any
+) -> list[tuple[Any, torch.Tensor]]:
+    """(layer, C_DD) of each layer: the sum over all tokens of x x^T, every x scaled to length 1.
+
+    Scaled, since the first token of a chat has a hundred times the length of any other in some layers. Rows of one
+    length go together, so that no padding is counted. Layers that read the same tensor share one product.
+    """
+    products: dict[str, torch.Tensor] = {}
+    shares: dict[str, str] = {}
+    last: list[tuple[str, torch.Tensor]] = []
+
+    def read(name: str) -> Any:
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            if last and last[0][1] is inputs[0]:
+                shares[name] = last[0][0]
+                return
+            x_ND = torch.nn.functional.normalize(inputs[0].detach().flatten(0, -2).float(), dim=-1)
+            products[name] = products.get(name, 0) + x_ND.T @ x_ND
+            last[:] = [(name, inputs[0])]
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(read(name)) for name, layer in layers.items()]
+    by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+    for row in rows:
+        by_length[row.length].append(row.prompt + row.completion)
+    device = next(model.parameters()).device
+    try:
+        with autocast(), model.disable_adapter():
+            for ids in by_length.values():
+                model.get_base_model().base_model(input_ids=torch.tensor(ids, device=device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(layer, products[shares.get(name, name)]) for name, layer in layers.items()]
