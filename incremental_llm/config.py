@@ -82,8 +82,7 @@ class RunConfig(BaseModel):
     def recipe(self) -> dict[str, Any]:
         """What decides the result, as plain data: places on the disk are left out, sets are sorted."""
         tree = self.model_dump(mode="json", exclude={"workspace": True, "database": True, "suites": {"folder"}})
-        if tree["compile"]["policy_reviewers"] is not None:
-            tree["compile"]["policy_reviewers"].sort()
+        tree["compile"]["policy_reviewers"].sort()
         return tree
 
     @property

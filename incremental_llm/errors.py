@@ -9,6 +9,7 @@
     ├── NothingToTrainError         exit code 10: an increment with no examples is never a success
     ├── TrainingError               training broke one of its own invariants (non-finite, frozen weight moved, ...)
     ├── IntegrityError              an artifact is damaged, or differs from its digest
+    ├── WorkspaceBusyError          exit code 75: another run holds the workspace; try again later
     └── CommitError                 the registry refused a commit; nothing was changed
         ├── PreconditionFailed      someone else moved the ref, or the decision is not for this stack
         └── CommitStateUnknown      the database broke while committing: look before you retry
@@ -71,3 +72,9 @@ class PreconditionFailed(CommitError):
 
 class CommitStateUnknown(CommitError):
     """The database failed while committing: the commit may or may not have happened."""
+
+
+class WorkspaceBusyError(IncrementalError):
+    """Another run holds the workspace; nothing was changed, and a later try may work (EX_TEMPFAIL)."""
+
+    exit_code = 75

@@ -16,13 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from incremental_llm.artifacts import write_json
-from incremental_llm.errors import IncrementalError
-
-
-class WorkspaceBusyError(IncrementalError):
-    """Another run holds the workspace; nothing was changed, and a later try may work (EX_TEMPFAIL)."""
-
-    exit_code = 75
+from incremental_llm.errors import WorkspaceBusyError
 
 
 @contextlib.contextmanager

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from incremental_llm.errors import NothingToTrainError
-from incremental_llm.lock import WorkspaceBusyError
+from incremental_llm.errors import NothingToTrainError, WorkspaceBusyError
 
 if TYPE_CHECKING:
     from incremental_llm.config import RunConfig

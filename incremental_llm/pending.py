@@ -9,6 +9,8 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids, special_texts
 from incremental_llm.chat import Conversation
 from incremental_llm.config import RunConfig
@@ -16,9 +18,10 @@ from incremental_llm.dataset import AcceptedCorrection, CompiledDataset, DropRea
 from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import Suite, suite_texts
 from incremental_llm.feedback import FeedbackStore, StoredEvent
-from incremental_llm.feedback.events import PolicyChange, references
+from incremental_llm.feedback.events import PolicyChange, UnknownEvent, references
 from incremental_llm.gate import suites_by_role
-from incremental_llm.registry import Registry, Snapshot, has_new_feedback
+from incremental_llm.gate.feasible import check_suites
+from incremental_llm.registry import Registry, Snapshot, consumed, has_new_feedback, increments_in
 from incremental_llm.replay import ReplayBuffer
 
 
@@ -56,7 +59,9 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig) ->
             f"no new feedback since production v{head.version} (it has seen event {head.cursor} of {until}). "
             "Import some: illm feedback import FILE."
         )
-    if not has_new_feedback([event.seq for event in events], registry.attempts()):
+    attempts = registry.attempts()
+    judged = [stored.seq for stored in events if not isinstance(stored.event, UnknownEvent)]
+    if attempts and not has_new_feedback(judged, attempts):
         raise NothingToTrainError(
             f"the last attempt on these {len(events)} events was rejected, and no feedback has come since. A batch is "
             "tried once more, together with new feedback, whatever the recipe: import some, then run again."
@@ -68,7 +73,7 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig) ->
         head=head,
         events=events,
         context=store.get(sorted(missing)),
-        changes=policy_changes(store, head.cursor, config, quarantined),
+        changes=changes_in_effect(registry, store, config),
         buffer=_buffer(registry, head, config),
         accepted=tuple(AcceptedCorrection.model_validate(item) for item in accepted),
         until=until,
@@ -89,6 +94,17 @@ def _check_same_log(registry: Registry, store: FeedbackStore) -> None:
             f"{len(lost)} of its {len(places)} events, such as {lost[0]!r} at {places[lost[0]]}. Give back the old "
             "database (`database` in the recipe), or make a new workspace for the new one."
         )
+
+
+def changes_in_effect(registry: Registry, store: FeedbackStore, config: RunConfig) -> tuple[PolicyChange, ...]:
+    """The policy changes that production has seen.
+
+    A rollback quarantines what it undoes; where production was moved back to such a version, its changes count again.
+    """
+    head, snapshots = registry.head(), registry.list()
+    standing = [consumed(snapshots, increment) for increment in increments_in(snapshots, head.version)]
+    out = {q.seq for q in registry.quarantine() if q.attempt is not None or not any(q.seq in seqs for seqs in standing)}
+    return policy_changes(store, head.cursor, config, out)
 
 
 def policy_changes(
@@ -131,7 +147,10 @@ def unfit_for(tokenizer: Any, max_length: int) -> Unfit:
     def unfit(prompt: Conversation, reply: str) -> DropReason | None:
         if any(token in text for text in (*(message.content for message in prompt), reply) for token in special):
             return DropReason.SPECIAL_TOKEN
-        length = len(prompt_ids(tokenizer, prompt)) + len(completion_ids(tokenizer, prompt, reply))
+        try:
+            length = len(prompt_ids(tokenizer, prompt)) + len(completion_ids(tokenizer, prompt, reply))
+        except (TemplateError, InputError):
+            return DropReason.NO_TEMPLATE
         return DropReason.TOO_MANY_TOKENS if length > max_length else None
 
     return unfit
@@ -159,13 +178,16 @@ def check_roles(registry: Registry, config: RunConfig, suites: Sequence[Suite], 
     """The superseded suites; refuses roles that contradict what is known, before anything is trained.
 
     Raises:
-        InputError: a suite that production was judged on is named no more, or two roles of a suite contradict.
+        InputError: a suite that production was judged on is named no more, two roles of a suite contradict, or the gate
+            could not pass with these suites.
     """
     superseded = superseded_suites(suites, (*todo.changes, *_authorised(todo.events, config)))
     roles = config.suites
     suites_by_role(
         new_suites=roles.new, old_suites=roles.old, superseded_suites=superseded, unguarded_suites=roles.watch
     )
+    still = [name for name in roles.old if name not in superseded]
+    check_suites({suite.name: len(suite.items) for suite in suites}, config.gate, roles.new, still)
     judged = registry.get_json(todo.head.recipe)["suites"] if todo.head.recipe else {"old": [], "new": []}
     dropped = [name for name in (*judged["old"], *judged["new"]) if name not in (*roles.names, *superseded)]
     if dropped:

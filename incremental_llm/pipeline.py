@@ -21,12 +21,14 @@ from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Conversation, canonical_json, json_digest
 from incremental_llm.config import CORRECTION_SUITES, RunConfig
 from incremental_llm.dataset import USED, AcceptedCorrection, CompiledDataset, SuiteIndex
-from incremental_llm.errors import NothingToTrainError
-from incremental_llm.evaluation import EvaluationReport, Item, Suite
+from incremental_llm.errors import NothingToTrainError, SuiteError
+from incremental_llm.evaluation import EvaluationReport, Suite
+from incremental_llm.evaluation.corrections import correction_suite, untestable
 from incremental_llm.evaluation.measure import Measurement
 from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import event_to_dict
 from incremental_llm.gate import Decision, decide
+from incremental_llm.gate.feasible import check_gain
 from incremental_llm.pending import Pending, check_roles, compile_pending, read_pending, replayable, still_true
 from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses
 from incremental_llm.replay import Mixture, ReplayBuffer, anchor_prompts, mix
@@ -131,11 +133,13 @@ def judge_increment(
     kept = still_true(todo.accepted, dataset.superseded | todo.superseded)
     # Its own corrections, which it was trained on, prove a night only where no suite does.
     own = () if config.suites.new else dataset.corrections
-    tests = tuple(s for s in (_correction_suite(KEPT, kept), _correction_suite(LEARNED, own)) if s)
+    tests = tuple(s for s in (correction_suite(KEPT, kept), correction_suite(LEARNED, own)) if s)
     tested = {suite.name for suite in tests}
+    check_gain(sum(len(s.items) for s in tests if s.name == LEARNED), config.gate, config.suites.new)
     quantization = config.training.quantization
     measured = Measurement(workspace / "evaluations", base.folder, registry.objects, quantization, progress)
     production = measured.report(todo.head.stack, (*suites, *tests), f"production v{todo.head.version}")
+    _check_measured(production, f"production v{todo.head.version}")
     clock.lap("measure production")
     anchors, spared = _anchors(measured, todo.head, config, dataset)
     measured.release()
@@ -181,7 +185,7 @@ def judge_increment(
         folder=folder,
         sources=store.get(sorted(_sources(mixture) - dataset.account.keys())),
         number=len(registry.list()),
-        notes=(*filter(None, (removed, spared, _untestable(dataset.corrections))), *training.notes),
+        notes=(*filter(None, (removed, spared, untestable(dataset.corrections))), *training.notes),
     )
 
 
@@ -232,6 +236,17 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
     return RunOutcome(**vars(judged), decision="promoted", version=snapshot.version, attempt=None)
 
 
+def _check_measured(production: EvaluationReport, what: str) -> None:
+    """Refuse to train against a production that has no score: the gate would hold it against the candidate."""
+    for name, result in production.suites.items():
+        if result.unscored:
+            note = next(item.note for item in result.items if item.correct is None)
+            raise SuiteError(
+                f"{what} cannot be measured on {name}: {result.unscored} of {len(result.items)} items have no outcome "
+                f"({note}). Correct the suite; nothing was trained."
+            )
+
+
 def _uses(judged: Judged) -> tuple[EventUse, ...]:
     """What became of each event of the batch, and which older ones were trained on, with everyone they are from.
 
@@ -256,13 +271,6 @@ def _uses(judged: Judged) -> tuple[EventUse, ...]:
     )
 
 
-def _untestable(corrections: Sequence[AcceptedCorrection]) -> str:
-    """How many corrections no later night can be tested on, in words; empty if none."""
-    count = sum(not _comparable(c) for c in corrections)
-    said = f"{count} of {len(corrections)} corrections cannot be tested again: they correct no reply that may be kept"
-    return said if count else ""
-
-
 def _sources(mixture: Mixture, without: Container[str] = ()) -> set[str]:
     """Ids of the events that the rows stand on, but for the examples `without`."""
     return {source for row in mixture.rows if row.example.id not in without for source in row.example.sources}
@@ -270,34 +278,6 @@ def _sources(mixture: Mixture, without: Container[str] = ()) -> set[str]:
 
 def _users(event: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(event[key]) for key in ("user", "reviewer") if event.get(key))
-
-
-def _correction_suite(name: str, corrections: Sequence[AcceptedCorrection]) -> Suite | None:
-    """Accepted corrections as items: the model must hold the correction more likely than the reply it corrected.
-
-    Nothing can be compared where a reviewer confirmed the reply, or where there was none that may be kept.
-    """
-    items = tuple(
-        Item(id=c.event_id, messages=c.prompt, chosen=c.content, rejected=c.rejected)
-        for c in corrections
-        if _comparable(c)
-    )
-    if not items:
-        return None
-    return Suite(
-        name=name,
-        version=1,
-        scorer="preference",
-        description="accepted corrections, each against the reply that it corrected",
-        source="feedback",
-        licence="as the feedback",
-        items=items,
-    )
-
-
-def _comparable(correction: AcceptedCorrection) -> bool:
-    """Whether there is a reply that the correction can be held against."""
-    return bool(correction.rejected.strip()) and correction.rejected.strip() != correction.content.strip()
 
 
 def _anchors(

@@ -282,8 +282,7 @@ class Workspace:
 
     def superseded_suites(self) -> tuple[str, ...]:
         """Suites whose truth a policy change has ended, as far as production has seen."""
-        cursor, quarantined = self.registry.head().cursor, self.registry.quarantined()
-        changes = pending.policy_changes(self.store, cursor, self.config, quarantined)
+        changes = pending.changes_in_effect(self.registry, self.store, self.config)
         return pending.superseded_suites(self.suites(), changes)
 
     def _run(self, progress: Progress, train: Callable[..., Any] | None) -> RunOutcome:

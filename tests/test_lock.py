@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from incremental_llm.lock import WorkspaceBusyError, exclusive
+from incremental_llm.errors import WorkspaceBusyError
+from incremental_llm.lock import exclusive
 
 
 def test_the_second_is_told_who_holds_it(tmp_path: Path) -> None:

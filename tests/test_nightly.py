@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from incremental_llm.errors import CommitError, InputError, NothingToTrainError
-from incremental_llm.lock import WorkspaceBusyError
+from incremental_llm.errors import CommitError, InputError, NothingToTrainError, WorkspaceBusyError
 from incremental_llm.nightly import LOADING, run_nightly, summary
 
 OUTCOME: dict[str, Any] = {

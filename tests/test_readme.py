@@ -83,13 +83,13 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def test_the_exit_codes_are_those_of_the_code() -> None:
-    from incremental_llm import errors, lock, nightly
+    from incremental_llm import errors, nightly
     from incremental_llm.cli.errors import INTERRUPTED
 
     section = README.split("## Exit codes")[1].split("\n## ")[0]
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.M)}
     raised = {errors.IncrementalError.exit_code, errors.InputError.exit_code, errors.NothingToTrainError.exit_code}
-    assert listed == {0, *nightly.EXIT_CODES.values(), lock.WorkspaceBusyError.exit_code, *raised, INTERRUPTED}
+    assert listed == {0, *nightly.EXIT_CODES.values(), errors.WorkspaceBusyError.exit_code, *raised, INTERRUPTED}
 
 
 def test_the_events_that_are_shown_can_be_imported() -> None:

@@ -133,8 +133,7 @@ class CompiledDataset(BaseModel):
     def _head(self) -> dict[str, Any]:
         head = self.model_dump(mode="json", exclude=set(_FILES))
         head["superseded"] = sorted(self.superseded)
-        reviewers = self.settings.policy_reviewers
-        head["settings"]["policy_reviewers"] = None if reviewers is None else sorted(reviewers)
+        head["settings"]["policy_reviewers"] = sorted(self.settings.policy_reviewers)
         return head
 
 

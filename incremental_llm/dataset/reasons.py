@@ -29,6 +29,8 @@ class DropReason(StrEnum):
     """More characters than the settings allow."""
     SPECIAL_TOKEN = "special_token"
     """Holds one of the tokenizer's special tokens as text: it would be read as the end of a turn, say, not as words."""
+    NO_TEMPLATE = "no_template"
+    """The base's chat template cannot write it, such as two turns of the user in a row for some."""
     TOO_MANY_TOKENS = "too_many_tokens"
     """Prompt and reply together are longer than `training.max_length`."""
     CONTRADICTS_ACCEPTED = "contradicts_accepted"

@@ -65,13 +65,13 @@ class CompileSettings(BaseModel):
         default=95.0, gt=0, le=100, description="similarity (Indel ratio) from which a question stands in a suite"
     )
 
-    policy_reviewers: frozenset[str] | None = Field(
-        default=None, description="reviewers whose policy changes count; everyone's where this is null"
+    policy_reviewers: frozenset[str] = Field(
+        default=frozenset(), description="reviewers whose policy changes count; nobody's by default"
     )
 
     def may_change_policy(self, reviewer: str) -> bool:
         """Whether policy changes of this reviewer count."""
-        return self.policy_reviewers is None or reviewer in self.policy_reviewers
+        return reviewer in self.policy_reviewers
 
     @model_validator(mode="after")
     def _a_band(self) -> Self:

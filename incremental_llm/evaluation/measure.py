@@ -7,6 +7,7 @@ new tonight is measured on both sides.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 from incremental_llm.adapters.stack import Stack, adapter_paths
 from incremental_llm.artifacts import write_atomic
 from incremental_llm.chat import Conversation, json_digest
+from incremental_llm.errors import IntegrityError
 from incremental_llm.evaluation.results import EvaluationReport
 from incremental_llm.evaluation.suites import Suite
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int, float | None], None]
 
@@ -38,8 +42,8 @@ class Measurement:
         parts = []
         for suite in suites:
             kept = self._path(stack, suite)
-            if kept.is_file():
-                parts.append(EvaluationReport.from_json(kept.read_text(encoding="utf-8")))
+            if (known := _read_kept(kept, stack, suite)) is not None:
+                parts.append(known)
                 continue
             model, tokenizer = self.model(stack, what)
             self._progress(f"measuring {what} on {suite.name}", 0, len(suite.items), None)
@@ -92,3 +96,19 @@ class Measurement:
     def _path(self, stack: Stack, suite: Suite) -> Path:
         key = json_digest([stack.digest, suite.name, suite.version, suite.digest, self._quantization])
         return self.folder / stack.digest[:16] / f"{suite.name}-{key[:16]}.json"
+
+
+def _read_kept(path: Path, stack: Stack, suite: Suite) -> EvaluationReport | None:
+    """A kept report, if there is one and it is of this stack and suite; anything else is measured again."""
+    if not path.is_file():
+        return None
+    try:
+        report = EvaluationReport.from_json(path.read_text(encoding="utf-8"))
+    except (IntegrityError, ValueError) as error:
+        log.warning("%s cannot be read (%s): measuring again", path, error)
+        return None
+    found = report.suites.get(suite.name)
+    if report.stack_digest == stack.digest and found is not None and found.digest == suite.digest:
+        return report
+    log.warning("%s is of another stack or suite than its name says: measuring again", path)
+    return None

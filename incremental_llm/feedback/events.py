@@ -51,8 +51,15 @@ def _real_int(value: Any) -> Any:
     return value
 
 
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("expected a time between the years 1 and 9999 in UTC") from None
+
+
 Id = Annotated[str, AfterValidator(_plain_id)]
-Time = Annotated[AwareDatetime, BeforeValidator(_text_time), AfterValidator(lambda time: time.astimezone(UTC))]
+Time = Annotated[AwareDatetime, BeforeValidator(_text_time), AfterValidator(_in_utc)]
 
 
 class _Event(BaseModel):

@@ -237,6 +237,9 @@ def _save_step(connection: sa.Connection, step: ImportStep, refused: Iterable[Re
         connection.execute(sa.delete(tables.refused_lines).where(tables.refused_lines.c.source == mark.source))
     reasons = {**step.refused, **{step.numbers[one.position]: one.reason for one in refused}}
     if reasons:
+        # Another import of the same file may have come here first.
+        known = tables.refused_lines.c.source == mark.source
+        connection.execute(sa.delete(tables.refused_lines).where(known, tables.refused_lines.c.line.in_(list(reasons))))
         rows = [{"source": mark.source, "line": line, "reason": reason} for line, reason in reasons.items()]
         connection.execute(sa.insert(tables.refused_lines), rows)
 

@@ -22,12 +22,12 @@ from incremental_llm.chat import json_digest
 from incremental_llm.errors import InputError
 from incremental_llm.evaluation.intervals import (
     PairedDifference,
-    items_to_resolve,
     minimum_detectable_effect,
     paired_bootstrap,
 )
 from incremental_llm.evaluation.results import EvaluationReport, SuiteResult
 from incremental_llm.gate.decision import Check, Decision, Kind
+from incremental_llm.gate.feasible import items_needed
 from incremental_llm.gate.policy import GatePolicy
 
 SHOWN = 10  # ids of items that decided, in a check and in a decision
@@ -261,7 +261,7 @@ def _gain(name: str, before: SuiteResult, paired: PairedDifference, policy: Gate
 
 def _not_worse(name: str, before: SuiteResult, paired: PairedDifference, policy: GatePolicy) -> tuple[bool, str, float]:
     margin = policy.margin_of(name)
-    needed = max(policy.min_items, items_to_resolve(margin, policy.confidence))
+    needed = items_needed(name, policy)
     if paired.n < needed:
         return False, _too_few(name, paired.n, needed) + f" A margin of {_points(margin)} needs them.", -margin
     words = _change(name, before, paired)

@@ -286,7 +286,7 @@ class Registry:
                 restores=target.version,
                 note=reason,
                 **{name: getattr(target, name) for name in ("stack", "replay", "corrections", "cursor")},
-                **{name: getattr(target, name) for name in ("report", "decision")},
+                **{name: getattr(target, name) for name in ("report", "decision", "recipe")},
             )
             snapshots = all_snapshots(tx.connection)
             tx.add(AddSnapshot(snapshot=snapshot), MoveRef(name=PRODUCTION, version=snapshot.version, reason=reason))

@@ -11,20 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peft import get_peft_model, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import set_seed
 
 from incremental_llm.adapters.load import DTYPES, load_base, native_dtype
 from incremental_llm.artifacts import is_complete, staged_folder
 from incremental_llm.dataset.examples import SftExample
-from incremental_llm.training.increment import (
-    adapter_in_autocast_dtype,
-    autocast_of,
-    lora_config,
-    save_adapter,
-    tokenize_by_kind,
-)
+from incremental_llm.training.adapter import adapter_in_autocast_dtype, autocast_of, new_adapter, save_adapter
+from incremental_llm.training.increment import tokenize_by_kind
 from incremental_llm.training.phase import plan_phase, run_phase
 from incremental_llm.training.scoring import attach_labelled_head
 from incremental_llm.training.settings import TrainingSettings
@@ -42,8 +36,7 @@ def train_sequentially(
     settings = settings.at_dtype(native_dtype())
     model = load_base(base_folder, dtype=DTYPES[settings.dtype], to_train=True)
     attach_labelled_head(model)
-    set_seed(settings.seed)
-    peft_model = get_peft_model(model, lora_config(model, settings))
+    peft_model = new_adapter(model, settings)
     autocast = autocast_of(model, settings)
     phase = next(phase for phase in settings.phases if phase.objective == "sft")
     folders = []

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from incremental_llm.errors import NothingToTrainError, TrainingError
-from incremental_llm.lock import WorkspaceBusyError
+from incremental_llm.errors import NothingToTrainError, TrainingError, WorkspaceBusyError
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,13 @@ class Log:
         return next(stored.event for stored in self.events if stored.event.id == name)
 
     def compile(self, after: int = 0, **arguments: Any) -> CompiledDataset:
-        """The dataset of the events after a seq, the others as context; keyword settings go to CompileSettings."""
+        """The dataset of the events after a seq, the others as context; keyword settings go to CompileSettings.
+
+        The reviewer "boss" may change the policy unless the settings say who.
+        """
         others = ("superseded", "accepted", "suite_texts")
         given = {name: arguments.pop(name) for name in others if name in arguments}
-        settings = CompileSettings.model_validate(arguments)
+        settings = CompileSettings.model_validate({"policy_reviewers": ["boss"]} | arguments)
         context = {stored.event.id: stored for stored in self.events[:after]}
         return compile_dataset(self.events[after:], settings, context=context, **given)
 

@@ -25,7 +25,7 @@ from incremental_llm.dataset import (
     parse_example,
 )
 from incremental_llm.errors import InputError, IntegrityError
-from incremental_llm.feedback import StoredEvent, parse_event, references
+from incremental_llm.feedback import PolicyChange, StoredEvent, parse_event, references
 
 
 def test_an_empty_batch_is_an_empty_dataset() -> None:
@@ -173,7 +173,9 @@ def test_no_batch_loses_an_event_or_breaks_a_promise(
     context = {stored.event.id: stored for stored in events[:before]}
     batch = events[before:]
     gone = frozenset({"i2", "f3"})
-    chosen = CompileSettings(one_sided_minimum=3, user_thumb_cap=4, prompt_pair_cap=2)
+    chosen = CompileSettings(
+        one_sided_minimum=3, user_thumb_cap=4, prompt_pair_cap=2, policy_reviewers=frozenset({"u0", "u1"})
+    )
     dataset = compile_dataset(batch, chosen, context=context, superseded=gone, suite_texts=["in a suite"])
 
     assert dataset.account.keys() == {stored.event.id for stored in batch}
@@ -190,7 +192,8 @@ def test_no_batch_loses_an_event_or_breaks_a_promise(
     assert len({example.id for example in dataset.examples}) == len(dataset.examples)
     used = {name for example in dataset.examples for name in example.sources}
     for stored in batch:
-        counts = stored.event.type == "policy_change" or stored.event.id in used
+        ruled = isinstance(stored.event, PolicyChange) and chosen.may_change_policy(stored.event.reviewer)
+        counts = ruled or stored.event.id in used
         assert (dataset.account[stored.event.id] == "used") == counts
         if references(stored.event) and dataset.account[stored.event.id] not in ("used", "missing_interaction"):
             assert any(stored.event.id in drop.sources for drop in dataset.drops)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,13 @@ def tiny_suites(tmp_path: Path) -> Path:
     ]
     (folder / "items.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items), encoding="utf-8")
     return folder.parent
+
+
+def copy_suite(config: RunConfig, name: str) -> None:
+    """The same suite once more, under another name."""
+    shutil.copytree(config.suites.folder / "tiny", config.suites.folder / name)
+    head = config.suites.folder / name / "suite.yaml"
+    head.write_text(head.read_text(encoding="utf-8").replace("name: tiny", f"name: {name}"), encoding="utf-8")
 
 
 @pytest.fixture

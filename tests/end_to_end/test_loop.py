@@ -19,7 +19,7 @@ from incremental_llm.registry import Registry
 from incremental_llm.report.history import read_nights
 from incremental_llm.workspace import Workspace
 
-from .conftest import BAD, GOOD, night, write_log
+from .conftest import BAD, GOOD, copy_suite, night, write_log
 
 Config = Callable[..., RunConfig]
 
@@ -76,11 +76,12 @@ def test_the_second_adapter_stands_on_the_frozen_first_and_replay_is_mixed_in(
 
 def test_own_corrections_are_evidence_only_where_no_new_suite_is(tmp_path: Path, tiny_config: Config) -> None:
     config = tiny_config(anchor={"weight": 0.1, "rows_per_step": 2, "max_new_tokens": 4, "teacher": "base"})
-    roles = config.suites.model_copy(update={"new": ("tiny",), "old": ()})
+    copy_suite(config, "other")
+    roles = config.suites.model_copy(update={"new": ("tiny",), "old": ("other",)})
     with Workspace.create(config.model_copy(update={"suites": roles})) as workspace:
         workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
         outcome = workspace.run()
-        assert set(outcome.candidate.suites) == {"tiny"}
+        assert set(outcome.candidate.suites) == {"tiny", "other"}
         assert outcome.decision == "rejected", (
             outcome.reasons
         )  # no suite item became better: knowing its lesson is no proof

@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 
 from incremental_llm.config import RunConfig
-from incremental_llm.errors import InputError, SuiteError
+from incremental_llm.errors import InputError, NothingToTrainError, SuiteError, WorkspaceBusyError
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.events import parse_event
-from incremental_llm.lock import WorkspaceBusyError
-from incremental_llm.pending import policy_changes
+from incremental_llm.pending import changes_in_effect, policy_changes
 from incremental_llm.report import results_json
 from incremental_llm.report.history import history
 from incremental_llm.training.increment import train_increment
 from incremental_llm.workspace import Workspace
 
-from .conftest import BAD, GOOD, night, write_log
+from .conftest import BAD, GOOD, copy_suite, night, write_log
 
 Config = Callable[..., RunConfig]
 
@@ -66,7 +65,7 @@ def test_only_those_with_the_right_to_it_change_the_policy(tmp_path: Path, tiny_
     store.append(parse_event(head | {"id": f"by-{who}", "reviewer": who}) for who in ("mallory", "boss", "boss2"))
     assert [c.id for c in policy_changes(store, store.head(), config, ())] == ["by-boss"]
     assert policy_changes(store, store.head(), config, {2}) == ()
-    assert len(policy_changes(store, store.head(), tiny_config(), ())) == 3
+    assert policy_changes(store, store.head(), tiny_config(), ()) == ()  # nobody has it unless the recipe says who
     store.close()
 
 
@@ -105,15 +104,13 @@ def test_the_user_who_asked_and_a_row_too_long_to_train_are_on_record(tmp_path: 
         data = history(workspace.registry, config.workspace, title="t", seed=0)
         assert results_json(data)["against_base"]["tiny"]["n"] == 12
 
-        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", [corrected("k-old", "i-old")]))
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", [*night(2, GOOD, BAD), corrected("k-old", "i-old")]))
         workspace.run()
         (adapter,) = workspace.registry.adapters_that_saw("alice")
         assert adapter.events == 1
 
         dropped = config.suites.model_copy(update={"old": ("tiny2",)})
-        shutil.copytree(config.suites.folder / "tiny", config.suites.folder / "tiny2")
-        head = config.suites.folder / "tiny2" / "suite.yaml"
-        head.write_text(head.read_text(encoding="utf-8").replace("name: tiny", "name: tiny2"), encoding="utf-8")
+        copy_suite(config, "tiny2")
         workspace.import_feedback(write_log(tmp_path / "n3.jsonl", [served("i3", "eve"), corrected("k3", "i3")]))
         workspace.config = config.model_copy(update={"suites": dropped})
         for attempt in (workspace.plan, lambda: workspace.run(train=no_training)):
@@ -123,7 +120,7 @@ def test_the_user_who_asked_and_a_row_too_long_to_train_are_on_record(tmp_path: 
     moved = config.model_copy(update={"database": f"sqlite:///{tmp_path / 'other.db'}"})
     with Workspace.open(moved) as workspace:
         workspace.import_feedback(tmp_path / "n2.jsonl")
-        workspace.import_feedback(write_log(tmp_path / "n4.jsonl", night(2, GOOD, BAD)))
+        workspace.import_feedback(write_log(tmp_path / "n4.jsonl", night(3, GOOD, BAD)))
         with pytest.raises(InputError, match="expected the log that version 1 was made from"):
             workspace.run(train=no_training)
 
@@ -162,11 +159,13 @@ def test_a_superseded_suite_in_another_role_is_refused_before_training(
     role: str, tmp_path: Path, tiny_config: Config
 ) -> None:
     config = tiny_config()
+    copy_suite(config, "tiny2")
     head = config.suites.folder / "tiny" / "suite.yaml"
     head.write_text(head.read_text(encoding="utf-8") + "superseded_by: [c1]\n", encoding="utf-8")
-    roles = config.suites.model_copy(update={"old": (), role: ("tiny",)})
+    roles = config.suites.model_copy(update={"old": ("tiny2",), role: ("tiny",)})
+    allowed = config.compile.model_copy(update={"policy_reviewers": frozenset({"r0"})})
     change = {"type": "policy_change", "id": "c1", "time": "2026-11-01T14:00:00Z", "reviewer": "r0", "supersedes": []}
-    with Workspace.create(config.model_copy(update={"suites": roles})) as workspace:
+    with Workspace.create(config.model_copy(update={"suites": roles, "compile": allowed})) as workspace:
         workspace.import_feedback(write_log(tmp_path / "n1.jsonl", [*night(1, GOOD, BAD), change]))
         for attempt in (workspace.plan, lambda: workspace.run(train=no_training)):
             with pytest.raises(InputError, match="Give it one role"):
@@ -229,3 +228,61 @@ def test_two_runs_through_the_api_do_not_meet(tmp_path: Path, tiny_config: Confi
 
         with pytest.raises(WorkspaceBusyError, match="expected no other run, found process"):
             workspace.run(train=again)
+
+
+def test_too_few_corrections_cost_no_night_and_no_try(tmp_path: Path, tiny_config: Config) -> None:
+    with Workspace.create(tiny_config()) as workspace:
+        for number in (1, 2, 3):
+            few = [served(f"i{number}", "eve"), corrected(f"k{number}", f"i{number}")]
+            workspace.import_feedback(write_log(tmp_path / f"n{number}.jsonl", few))
+            with pytest.raises(NothingToTrainError, match=f"{number} new corrections that can be tested"):
+                workspace.run(train=no_training)
+        assert workspace.registry.attempts() == () and workspace.registry.quarantined() == frozenset()
+
+
+def test_a_policy_change_counts_again_where_production_is_moved_back_to_it(tmp_path: Path, tiny_config: Config) -> None:
+    head = {"type": "policy_change", "time": "2026-11-01T13:00:00Z", "reviewer": "boss", "supersedes": ["x"]}
+    config = tiny_config()
+    allowed = config.compile.model_copy(update={"policy_reviewers": frozenset({"boss"})})
+    with Workspace.create(config.model_copy(update={"compile": allowed})) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", [*night(1, GOOD, BAD), head | {"id": "p1"}]))
+        assert workspace.run().decision == "promoted"
+
+        def changes() -> list[str]:
+            return [c.id for c in changes_in_effect(workspace.registry, workspace.store, workspace.config)]
+
+        assert changes() == ["p1"]
+        workspace.rollback(to=0, reason="a test")
+        assert changes() == []
+        workspace.promote(1, reason="it was something else")
+        assert changes() == ["p1"]
+
+
+def test_a_suite_that_production_was_judged_on_cannot_vanish_after_a_rollback(
+    tmp_path: Path, tiny_config: Config
+) -> None:
+    config = tiny_config()
+    lenient = config.model_copy(update={"gate": config.gate.model_copy(update={"max_correction_losses": 1.0})})
+    with Workspace.create(lenient) as workspace:
+        for number, texts in ((1, (GOOD, BAD)), (2, (BAD, GOOD))):
+            workspace.import_feedback(write_log(tmp_path / f"n{number}.jsonl", night(number, *texts)))
+            assert workspace.run().decision == "promoted"
+        workspace.rollback(to=1, reason="a test")
+        copy_suite(config, "tiny2")
+        workspace.import_feedback(write_log(tmp_path / "n3.jsonl", night(3, GOOD, BAD)))
+        suites = config.suites.model_copy(update={"old": ("tiny2",)})
+        workspace.config = lenient.model_copy(update={"suites": suites})
+        with pytest.raises(InputError, match="was judged on tiny, which this recipe does not name"):
+            workspace.run(train=no_training)
+
+
+def test_a_kept_measurement_of_another_stack_or_damaged_is_made_again(tmp_path: Path, tiny_config: Config) -> None:
+    with Workspace.create(tiny_config()) as workspace:
+        first = workspace.evaluate().suites["tiny"]
+        (kept,) = workspace.config.workspace.glob("evaluations/*/tiny-*.json")
+        text = kept.read_text(encoding="utf-8")
+        for damaged in (text[: len(text) // 2], text.replace(workspace.stack().digest, "0" * 64)):
+            assert damaged != text
+            kept.write_text(damaged, encoding="utf-8")
+            assert workspace.evaluate().suites["tiny"] == first
+            assert workspace.stack().digest in kept.read_text(encoding="utf-8")

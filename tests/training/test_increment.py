@@ -16,8 +16,8 @@ from incremental_llm.adapters import load
 from incremental_llm.artifacts import verify_folder, write_manifest
 from incremental_llm.dataset.examples import SftExample, UnpairedExample
 from incremental_llm.errors import IntegrityError, NothingToTrainError, TrainingError
+from incremental_llm.training import adapter, invariants, objectives
 from incremental_llm.training import increment as module
-from incremental_llm.training import invariants, objectives
 from incremental_llm.training.settings import PhaseSettings
 
 from .conftest import PHASES, ask, everyday, examples_of, settings_of
@@ -91,14 +91,14 @@ def test_unit_weights_start_at_ln_2_and_a_half(increment: Increment) -> None:
 
 
 def test_an_adapter_that_is_not_fresh_is_refused(increment: Increment, monkeypatch: pytest.MonkeyPatch) -> None:
-    fresh = module.lora_config
+    fresh = adapter.lora_config
 
     def used(model: Any, settings: Any) -> Any:
         config = fresh(model, settings)
         config.init_lora_weights = False  # B is random instead of 0
         return config
 
-    monkeypatch.setattr(module, "lora_config", used)
+    monkeypatch.setattr(adapter, "lora_config", used)
     with pytest.raises(TrainingError, match="must start at the reference"):
         increment()
 

@@ -80,7 +80,7 @@ def import_jsonl(store: FeedbackStore, path: Path, *, progress: Progress | None 
     its end is read, but read again next time: it may still be being written.
 
     Raises:
-        InputError: the file cannot be read, or holds a line of more than `MAX_LINE_BYTES` (it is no JSONL then).
+        InputError: the file cannot be read.
     """
     path = Path(path)
     try:
@@ -98,11 +98,11 @@ def _import(store: FeedbackStore, path: Path, stream: BinaryIO, progress: Progre
     start, total = mark.lines, _Totals()
     if mark.offset == 0:
         store.append((), step=ImportStep(mark))  # forgets the lines refused in an older state of the file
-    while batch := list(itertools.islice(_lines(stream), BATCH_LINES)):
-        whole = [raw for raw in batch if raw.endswith(b"\n")]
-        for raw in whole:
-            digest.update(raw)
-        done = ImportMark(mark.source, mark.offset + sum(map(len, whole)), mark.lines + len(whole), digest.hexdigest())
+    reader = _Reader(stream, digest)
+    while batch := list(itertools.islice(reader, BATCH_LINES)):
+        whole = [line for line in batch if line.whole]
+        read = sum(line.size for line in whole)
+        done = ImportMark(mark.source, mark.offset + read, mark.lines + len(whole), reader.digest.hexdigest())
         total.add(store, _parsed(whole, mark.lines + 1), done)
         if len(whole) < len(batch):
             total.add(store, _parsed(batch[len(whole) :], done.lines + 1), None)
@@ -162,21 +162,42 @@ def _resume(store: FeedbackStore, source: str, stream: BinaryIO) -> tuple[Import
     return ImportMark(source, 0, 0, empty.hexdigest()), empty
 
 
-def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Lines with their end; one that is too long is cut, so that it cannot fill the memory, and is refused as such."""
-    while raw := stream.readline(MAX_LINE_BYTES + 1):
-        if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
-            raise InputError(
-                f"expected lines of at most {MAX_LINE_BYTES} bytes, found a longer one around byte {stream.tell()}. "
-                "Is this a JSONL file? Split the line, then import again: what came before it is stored."
-            )
-        yield raw
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line with its end, of `size` bytes: `raw` is None where that is too many, `whole` false where the end lacks."""
+
+    raw: bytes | None
+    size: int
+    whole: bool
 
 
-def _parsed(lines: Sequence[bytes], first: int) -> _Batch:
+class _Reader:
+    """Lines of a stream; `digest` covers all whole ones that were read. A huge line is passed over in pieces."""
+
+    def __init__(self, stream: BinaryIO, digest: hashlib._Hash) -> None:
+        self._stream = stream
+        self.digest = digest
+
+    def __iter__(self) -> Iterator[_Line]:
+        while raw := self._stream.readline(MAX_LINE_BYTES + 1):
+            size, digest, first = len(raw), self.digest.copy(), raw
+            digest.update(raw)
+            while not raw.endswith(b"\n") and (raw := self._stream.readline(1 << 20)):
+                size += len(raw)
+                digest.update(raw)
+            whole = raw.endswith(b"\n")
+            if whole:
+                self.digest = digest
+            yield _Line(first if size <= MAX_LINE_BYTES else None, size, whole)
+
+
+def _parsed(lines: Sequence[_Line], first: int) -> _Batch:
     batch = _Batch(lines=len(lines))
-    for number, raw in enumerate(lines, first):
-        batch.add(number, raw.removeprefix(_BOM) if number == 1 else raw)
+    for number, line in enumerate(lines, first):
+        if line.raw is None:
+            batch.refused[number] = f"expected at most {MAX_LINE_BYTES} bytes in a line, found {line.size}"
+        else:
+            batch.add(number, line.raw.removeprefix(_BOM) if number == 1 else line.raw)
     return batch
 
 

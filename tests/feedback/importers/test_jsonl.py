@@ -164,10 +164,46 @@ def test_a_missing_file(store: FeedbackStore, tmp_path: Path) -> None:
         import_jsonl(store, tmp_path / "none.jsonl")
 
 
-def test_an_endless_line_does_not_fill_the_memory(
-    store: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_huge_line_is_refused_and_the_rest_goes_in(
+    ended: bool, store: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 1000)
-    path = write(tmp_path / "log.jsonl", served("i1"), "x" * 3000)
-    with pytest.raises(InputError, match="expected lines of at most 1000 bytes"):
-        import_jsonl(store, path)
+    path = write(tmp_path / "log.jsonl", served("i1"), "x" * 3_000_000, served("i2"))
+    if not ended:
+        path.write_bytes(path.read_bytes() + b"y" * 2000)
+    report = import_jsonl(store, path)
+    assert report.added == 2
+    assert (report.refused[0].line, report.refused[0].reason) == (
+        2,
+        "expected at most 1000 bytes in a line, found 3000001",
+    )
+    assert [refused.line for refused in report.refused] == ([2] if ended else [2, 4])
+    again = import_jsonl(store, path)  # the mark covers the huge line: only what has no end is read again
+    assert (again.lines, again.added, again.resumed) == (0 if ended else 1, 0, 3)
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+02:00", "9999-12-31T23:59:59-12:00"])
+def test_a_time_that_utc_cannot_hold_is_one_refused_line(time: str, store: FeedbackStore, tmp_path: Path) -> None:
+    early = json.dumps(json.loads(served("i2")) | {"time": time})
+    path = write(tmp_path / "log.jsonl", served("i1"), early, served("i3"), json.dumps({"type": "view", "time": time}))
+    report = import_jsonl(store, path)
+    assert report.added == 3  # an event of an unknown type is kept without its time
+    (refused,) = report.refused
+    assert refused.line == 2 and "between the years 1 and 9999" in refused.reason
+
+
+def test_two_imports_of_one_file_at_once_agree(
+    store: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "log.jsonl", served("i1"), "no JSON", served("i2"))
+    monkeypatch.setattr(jsonl, "BATCH_LINES", 1)
+    reports = []
+
+    def meanwhile(_done: int, _size: int) -> None:
+        if not reports:
+            reports.append(None)
+            reports[0] = import_jsonl(store, path)
+
+    assert import_jsonl(store, path, progress=meanwhile).refused == reports[0].refused
+    assert store.counts() == {"interaction": 2}
