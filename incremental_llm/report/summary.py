@@ -84,10 +84,10 @@ def headline(data: ReportData) -> str:
 
 
 def why(night: Night) -> str:
-    """One sentence: the first reason, or what the checks say where no reason is given."""
+    """The first reason without its list of items, or what the checks say where no reason is given."""
     if night.reasons:
         more = len(night.reasons) - 1
-        return night.reasons[0] + (f" (and {more} more, below)" if more else "")
+        return night.reasons[0].split(" Lost: ")[0] + (f" (and {more} more, below)" if more else "")
     failed = [check for check in night.checks if check.passed is False]
     if failed:
         return f"{len(failed)} of {len(night.checks)} checks failed, first {failed[0].name}: {failed[0].reason}"

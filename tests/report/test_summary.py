@@ -25,6 +25,8 @@ def test_why_is_one_sentence(data: ReportData) -> None:
     first, second = data.nights
     assert summary.why(first) == "alpha rose from 0.10 to 0.90"
     assert summary.why(second) == "alpha fell (and 1 more, below)"
+    listed = dataclasses.replace(second, reasons=("alpha fell. Lost: a/1, a/2 and 7 more.",))
+    assert summary.why(listed) == "alpha fell."
     without = dataclasses.replace(first, reasons=())
     assert summary.why(without) == "1 of 2 checks failed, first old: omega: the candidate has no result"
     assert summary.why(dataclasses.replace(without, checks=first.checks[:1])) == "all 1 checks passed"
