@@ -135,7 +135,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     node: Any = tree
     for parent in parents:
-        node = node[int(parent)] if isinstance(node, list) and parent.isdigit() else node.setdefault(parent, {})
+        node = node[_position(override, parent, node)] if isinstance(node, list) else node.setdefault(parent, {})
         if not isinstance(node, dict | list):
             raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section.")
     try:
@@ -143,11 +143,15 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: expected a YAML value, found an error: {error}") from error
     if isinstance(node, list):
-        if not last.isdigit() or int(last) >= len(node):
-            raise ConfigError(f"override {override!r}: {last!r} is no position in a list of {len(node)}.")
-        node[int(last)] = value
+        node[_position(override, last, node)] = value
     else:
         node[last] = value
+
+
+def _position(override: str, part: str, among: Sequence[Any]) -> int:
+    if not part.isdigit() or int(part) >= len(among):
+        raise ConfigError(f"override {override!r}: {part!r} is no position in a list of {len(among)}.")
+    return int(part)
 
 
 def _problem(detail: Any) -> str:

@@ -101,3 +101,13 @@ def test_the_events_that_are_shown_can_be_imported() -> None:
     shown = [block for text in (README, page) for block in re.findall(r"^```json\n(.*?)^```$", text, re.M | re.S)]
     events = [parse_event(json.loads(line)) for block in shown for line in block.splitlines()]
     assert {event.type for event in events} >= set(EVENT_TYPES)
+
+
+def test_every_reason_for_leaving_something_out_is_explained() -> None:
+    from incremental_llm.dataset import EVENT_REASONS, DropReason
+    from incremental_llm.pipeline import NOT_REACHED
+
+    page = (ROOT / "docs/events.md").read_text(encoding="utf-8")
+    table = page.split("## What is left out, and why")[1].split("\n## ")[0]
+    explained = {name for row in re.findall(r"^\| (`[^|]*) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)}
+    assert explained == {*(reason.value for reason in DropReason), *EVENT_REASONS, NOT_REACHED}

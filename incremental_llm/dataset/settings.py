@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class SignalWeights(BaseModel):
     """Weight of one example by what it was made from: a factor on its loss, 1 is plain, 0 trains nothing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     correction: float = Field(default=1.0, ge=0, description="SFT example and pair from a correction")
     thumb: float = Field(default=1.0, ge=0, description="unpaired example from thumbs")
@@ -26,7 +26,7 @@ class CompileSettings(BaseModel):
     `min(user_weight_cap, 1 + user_weight_step * (n - 1))`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     weights: SignalWeights = Field(default=SignalWeights(), description="weight of an example by its signal")
     user_weight_step: float = Field(

@@ -14,7 +14,7 @@ from incremental_llm.errors import ConfigError
 class GatePolicy(BaseModel):
     """What a candidate has to show; shares are of 1, never points of 100."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     margin: float = Field(
         default=0.10, gt=0, lt=1, description="an old suite's difference must be above -margin with confidence"
@@ -40,7 +40,7 @@ class GatePolicy(BaseModel):
         default=10, ge=6, description="the fewest of the increment's own corrections that can stand in for a new suite"
     )
     resamples: int = Field(default=10_000, ge=1000, description="resamples of the paired bootstrap")
-    seed: int = Field(default=0, description="of the bootstrap")
+    seed: int = Field(default=0, ge=0, description="of the bootstrap")
 
     @field_validator("margins", mode="after")
     @classmethod

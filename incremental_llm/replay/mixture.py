@@ -23,7 +23,7 @@ class ReplaySettings(BaseModel):
     `capacity` bounds what the buffer keeps of each kind.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     ratio: float = Field(default=0.25, ge=0, lt=1, description="replay / (new + replay) of each kind; 0 is off")
     minimum: int = Field(default=16, ge=0, description="rows of a kind replayed even where the ratio asks for fewer")

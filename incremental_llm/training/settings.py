@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LoraSettings(_Settings):
@@ -74,7 +74,7 @@ class AnchorSettings(_Settings):
 class TrainingSettings(_Settings):
     """All that decides what an increment's adapter becomes, data aside."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="bf16 keeps the adapter itself in fp32; auto: bf16 where the machine computes it natively"
     )
@@ -85,10 +85,13 @@ class TrainingSettings(_Settings):
     save_steps: int = Field(50, ge=1, description="optimizer steps between checkpoints")
     lora: LoraSettings = LoraSettings()
     anchor: AnchorSettings = AnchorSettings()
-    phases: tuple[PhaseSettings, ...] = (
-        PhaseSettings(objective="dpo", learning_rate=1e-4, epochs=1),
-        PhaseSettings(objective="kto", learning_rate=1e-4, epochs=1),
-        PhaseSettings(objective="sft", learning_rate=1e-3, epochs=6),
+    phases: tuple[PhaseSettings, ...] = Field(
+        (
+            PhaseSettings(objective="dpo", learning_rate=1e-4, epochs=1),
+            PhaseSettings(objective="kto", learning_rate=1e-4, epochs=1),
+            PhaseSettings(objective="sft", learning_rate=1e-3, epochs=6),
+        ),
+        min_length=1,
     )
 
     @property
