@@ -21,14 +21,14 @@ from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Conversation, canonical_json, json_digest
 from incremental_llm.config import CORRECTION_SUITES, RunConfig
 from incremental_llm.dataset import USED, AcceptedCorrection, CompiledDataset, SuiteIndex
-from incremental_llm.errors import NothingToTrainError, SuiteError
+from incremental_llm.errors import NothingToTrainError
 from incremental_llm.evaluation import EvaluationReport, Suite
 from incremental_llm.evaluation.corrections import correction_suite, untestable
 from incremental_llm.evaluation.measure import Measurement
 from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import event_to_dict
 from incremental_llm.gate import Decision, decide
-from incremental_llm.gate.feasible import check_gain
+from incremental_llm.gate.feasible import check_gain, check_measured
 from incremental_llm.pending import Pending, check_roles, compile_pending, read_pending, replayable, still_true
 from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses
 from incremental_llm.replay import Mixture, ReplayBuffer, anchor_prompts, mix
@@ -139,7 +139,7 @@ def judge_increment(
     quantization = config.training.quantization
     measured = Measurement(workspace / "evaluations", base.folder, registry.objects, quantization, progress)
     production = measured.report(todo.head.stack, (*suites, *tests), f"production v{todo.head.version}")
-    _check_measured(production, f"production v{todo.head.version}")
+    check_measured(production, f"production v{todo.head.version}")
     clock.lap("measure production")
     anchors, spared = _anchors(measured, todo.head, config, dataset)
     measured.release()
@@ -234,17 +234,6 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
         **digests,
     )
     return RunOutcome(**vars(judged), decision="promoted", version=snapshot.version, attempt=None)
-
-
-def _check_measured(production: EvaluationReport, what: str) -> None:
-    """Refuse to train against a production that has no score: the gate would hold it against the candidate."""
-    for name, result in production.suites.items():
-        if result.unscored:
-            note = next(item.note for item in result.items if item.correct is None)
-            raise SuiteError(
-                f"{what} cannot be measured on {name}: {result.unscored} of {len(result.items)} items have no outcome "
-                f"({note}). Correct the suite; nothing was trained."
-            )
 
 
 def _uses(judged: Judged) -> tuple[EventUse, ...]:

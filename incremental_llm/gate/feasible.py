@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from incremental_llm.errors import InputError, NothingToTrainError
+from incremental_llm.errors import InputError, NothingToTrainError, SuiteError
 from incremental_llm.evaluation.intervals import items_to_resolve
+from incremental_llm.evaluation.results import EvaluationReport
 from incremental_llm.gate.policy import GatePolicy
 
 
@@ -45,6 +46,21 @@ def check_gain(own_corrections: int, policy: GatePolicy, new_suites: Sequence[st
             f"{policy.min_corrections} (gate.min_corrections) to see a gain. Nothing is lost: the feedback waits for "
             "more. Or name a suite of what it teaches in suites.new."
         )
+
+
+def check_measured(production: EvaluationReport, what: str) -> None:
+    """Whether production, `what`, has a score on every suite: the gate would hold a missing one against the candidate.
+
+    Raises:
+        SuiteError: items without an outcome.
+    """
+    for name, result in production.suites.items():
+        if result.unscored:
+            note = next(item.note for item in result.items if item.correct is None)
+            raise SuiteError(
+                f"{what} cannot be measured on {name}: {result.unscored} of {len(result.items)} items have no outcome "
+                f"({note}). Correct the suite; nothing was trained."
+            )
 
 
 def items_needed(name: str, policy: GatePolicy) -> int:

@@ -2,9 +2,9 @@
 
 Shapes: N positions, D features in, E features out, R rank.
 
-PEFT's forward is some twenty operations a layer, forward and backward, most of them on so little data that they cost
-their own overhead; on a CPU that is a third of a small model's step. Here they are eight products. The sum is rounded
-once, where PEFT rounds the update, the scaled update and the sum. Hu et al. 2021 has the formula.
+PEFT's forward is some twenty operations a layer, forward and backward; here they are eight products. The sum is rounded
+once, where PEFT rounds the update, the scaled update and the sum. How little time that saves is in benchmarks/NOTES.md.
+Hu et al. 2021 has the formula.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from incremental_llm.errors import InputError, NothingToTrainError
+from incremental_llm.errors import InputError, NothingToTrainError, SuiteError
+from incremental_llm.evaluation import EvaluationReport, ItemResult, SuiteResult
 from incremental_llm.gate import GatePolicy
-from incremental_llm.gate.feasible import check_gain, check_suites, items_needed
+from incremental_llm.gate.feasible import check_gain, check_measured, check_suites, items_needed
 
 POLICY = GatePolicy(min_items=30, margin=0.1, margins={"strict": 0.02}, min_corrections=10)
 
@@ -37,3 +38,19 @@ def test_too_few_corrections_wait_for_more() -> None:
     check_gain(0, POLICY, ["new"])
     with pytest.raises(NothingToTrainError, match=r"9 new corrections that can be tested.*the feedback waits for more"):
         check_gain(9, POLICY, [])
+
+
+def test_a_production_without_a_score_is_refused() -> None:
+    def report(correct: bool | None) -> EvaluationReport:
+        items = [
+            ItemResult(id="i1", answer="", correct=True),
+            ItemResult(id="i2", answer="", correct=correct, note="NaN"),
+        ]
+        suites = {"s": SuiteResult.of("s", 1, "d", items)}
+        return EvaluationReport(stack_digest="x", suites=suites, seconds=0, tokens=0)
+
+    check_measured(report(False), "production v3")
+    with pytest.raises(
+        SuiteError, match=r"production v3 cannot be measured on s: 1 of 2 items have no outcome \(NaN\)"
+    ):
+        check_measured(report(None), "production v3")
