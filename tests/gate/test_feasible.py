@@ -50,7 +50,5 @@ def test_a_production_without_a_score_is_refused() -> None:
         return EvaluationReport(stack_digest="x", suites=suites, seconds=0, tokens=0)
 
     check_measured(report(False), "production v3")
-    with pytest.raises(
-        SuiteError, match=r"production v3 cannot be measured on s: 1 of 2 items have no outcome \(NaN\)"
-    ):
+    with pytest.raises(SuiteError, match=r"v3 cannot be measured on s: 1 of 2 items have no outcome \(NaN\)"):
         check_measured(report(None), "production v3")
