@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from incremental_llm.chat import Message
 from incremental_llm.dataset.batch import Batch, Drafts
-from incremental_llm.dataset.dedup import near_duplicates, normalised, prompt_key
+from incremental_llm.dataset.dedup import normalised, prompt_key, same_statement
 from incremental_llm.dataset.examples import PairExample, SftExample
 from incremental_llm.dataset.reasons import Drop, DropReason
 from incremental_llm.feedback.events import Correction
@@ -181,4 +181,4 @@ def _same(text: str, texts: Iterable[str]) -> bool:
 
 
 def _among(text: str, texts: Iterable[str]) -> bool:
-    return any(normalised(text) == normalised(other) or near_duplicates([text], [other]) for other in texts)
+    return any(same_statement(text, other) for other in texts)

@@ -1,6 +1,7 @@
-"""When two texts are the same: equal but for case, spaces and punctuation, or but for typing errors and filler words.
+"""When two texts are the same: equal but for case, spaces and punctuation, for filler words, or for typing errors.
 
-Numbers, number words and negations must be the same on both sides: "30 days" against "45 days" is a contradiction.
+A reply is never the same as another but for a typing error: one letter makes a biking trail of a hiking trail. Only a
+question may differ so, and then not in a number, a number word or a negation.
 """
 
 from __future__ import annotations
@@ -68,14 +69,25 @@ def prompt_key(prompt: Sequence[Message]) -> tuple[tuple[str, str], ...]:
     return tuple((message.role, normalised(message.content)) for message in prompt)
 
 
-def near_duplicates(left: Sequence[str], right: Sequence[str]) -> bool:
-    """Whether two lists of texts differ, text by text, by nothing but a few typing errors and filler words.
+def same_statement(one: str, other: str) -> bool:
+    """Whether two replies say the same: equal but for case, spaces, punctuation and filler words.
 
-    >>> near_duplicates(["You can return any pair of boots within thirty days."],
-    ...                 ["You can return any pair of bots within thirty days."])
+    >>> same_statement("Please return the boots within 30 days!", "Return boots within 30 days")
     True
-    >>> near_duplicates(["You can return any pair of boots within 30 days."],
-    ...                 ["You can return any pair of boots within 45 days."])
+    >>> same_statement("Return boots within 30 days", "Return boats within 30 days")
+    False
+    """
+    return _spoken(one) == _spoken(other)
+
+
+def near_duplicates(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Whether two lists of questions differ, text by text, by nothing but a few typing errors and filler words.
+
+    >>> near_duplicates(["Can I return any pair of boots within thirty days?"],
+    ...                 ["Can I return any pair of bots within thirty days?"])
+    True
+    >>> near_duplicates(["Can I return any pair of boots within 30 days?"],
+    ...                 ["Can I return any pair of boots within 45 days?"])
     False
     """
     if len(left) != len(right):
@@ -99,16 +111,16 @@ def exact_key(example: Example) -> tuple[object, ...]:
 def group_near(examples: Sequence[Example]) -> list[int]:
     """For each example the position of the first that it repeats nearly, its own when it repeats none.
 
-    Every text without filler is cut into `MAX_TYPOS` + 1 pieces; of two near duplicates at least one piece is the same,
-    so only examples that share one are compared (the pigeonhole principle), and time grows with their number.
+    Near duplicates have near-duplicate questions and the same replies. The questions without filler are cut into
+    `MAX_TYPOS` + 1 pieces; of two near duplicates at least one piece is the same, so only examples that share one are
+    compared (the pigeonhole principle), and time grows with their number.
     """
     first: list[int] = []
     blocks: dict[object, list[int]] = {}
     for position, example in enumerate(examples):
-        texts = _all_texts(example)
-        keys = list(_block_keys(example, texts))
+        keys = list(_block_keys(example))
         near = {candidate for key in keys for candidate in blocks.get(key, ())}
-        match = next((c for c in sorted(near) if near_duplicates(_all_texts(examples[c]), texts)), position)
+        match = next((c for c in sorted(near) if _repeats(examples[c], example)), position)
         first.append(match)
         if match == position:
             for key in keys:
@@ -120,14 +132,25 @@ def _verdict(example: Example) -> tuple[str, bool]:
     return example.kind, isinstance(example, UnpairedExample) and example.desirable
 
 
-def _all_texts(example: Example) -> tuple[str, ...]:
-    return (*(message.content for message in example.prompt), *example.texts)
+def _repeats(one: Example, other: Example) -> bool:
+    return all(map(same_statement, one.texts, other.texts)) and near_duplicates(_questions(one), _questions(other))
 
 
-def _block_keys(example: Example, texts: Sequence[str]) -> Iterable[object]:
-    words = [tuple(t for t in tokens(text) if t not in _FILLER) for text in texts]
+def _questions(example: Example) -> tuple[str, ...]:
+    return tuple(message.content for message in example.prompt)
+
+
+def _spoken(text: str) -> tuple[str, ...]:
+    """The tokens of a text without filler; all of them where nothing else is said."""
+    return tuple(t for t in tokens(text) if t not in _FILLER) or tokens(text)
+
+
+def _block_keys(example: Example) -> Iterable[object]:
+    words = [_spoken(text) for text in _questions(example)]
     roles = tuple(message.role for message in example.prompt)
-    shape = (_verdict(example), roles, tuple(map(len, words)), tuple(numbers(text) for text in texts))
+    replies = tuple(_spoken(text) for text in example.texts)
+    figures = tuple(numbers(text) for text in _questions(example))
+    shape = (_verdict(example), roles, replies, tuple(map(len, words)), figures)
     flat = [word for text in words for word in text]
     pieces = MAX_TYPOS + 1
     for piece in range(pieces):
@@ -137,8 +160,7 @@ def _block_keys(example: Example, texts: Sequence[str]) -> Iterable[object]:
 
 def _typos(one: str, other: str) -> int | None:
     """How many words differ by a typing error; None when the texts differ by anything else than these and filler."""
-    left = [t for t in tokens(one) if t not in _FILLER]
-    right = [t for t in tokens(other) if t not in _FILLER]
+    left, right = _spoken(one), _spoken(other)
     if len(left) != len(right):
         return None
     count = 0

@@ -60,7 +60,7 @@ class DropReason(StrEnum):
     DUPLICATE = "duplicate"
     """Equal to another example but for case, spaces and punctuation; its sources and users count there."""
     NEAR_DUPLICATE = "near_duplicate"
-    """Equal to another example but for typing errors and filler; its sources and users count there."""
+    """Equal to another example but for filler, and typing errors in the question; its sources and users count there."""
 
 
 SEVERITY = {reason: place for place, reason in enumerate(DropReason)}

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from incremental_llm.chat import Message
 from incremental_llm.dataset import SftExample, UnpairedExample
-from incremental_llm.dataset.dedup import exact_key, group_near, near_duplicates, normalised
+from incremental_llm.dataset.dedup import exact_key, group_near, near_duplicates, normalised, same_statement
 
-BOOTS = "You can return every pair of boots within 30 days if they are clean and in their box"
+BOOTS = "Is it true that I can return every pair of boots within 30 days if they are clean and in their box"
 
 
-def example(completion: str, prompt: str = "Can I return boots?") -> SftExample:
+def example(prompt: str, completion: str = "Yes, that is right.") -> SftExample:
     asked = (Message(role="user", content=prompt),)
     return SftExample(prompt=asked, completion=completion, sources=("i", "k"), users=("r",))
 
@@ -69,8 +69,8 @@ def test_typing_errors_and_filler_make_near_duplicates(other: str) -> None:
     [
         BOOTS.replace("30", "45"),
         BOOTS.replace("30", "3"),
-        BOOTS.replace("can", "can not"),
-        BOOTS.replace("You can", "You can't"),
+        BOOTS.replace("can", "cannot"),
+        BOOTS.replace("I can", "I can't"),
         BOOTS.replace("boots", "tents"),
         BOOTS.replace("clean", "unclean"),
         BOOTS.replace("every", "no"),
@@ -93,8 +93,23 @@ def test_number_words_are_numbers() -> None:
     assert not near_duplicates([text.format("four")], [text.format("five")])
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Yes, the path is open for hiking.", "yes - path is open for hiking, thanks!", True),
+        ("Yes, the path is open for hiking.", "Yes, the path is open for biking.", False),
+        ("Send the boots back.", "Send the bots back.", False),
+        ("ok", "please", False),
+        ("", "?", False),
+    ],
+)
+def test_one_letter_makes_another_reply(one: str, other: str, same: bool) -> None:
+    assert same_statement(one, other) is same
+    assert (group_near([example(BOOTS, one), example(BOOTS.replace("return", "retrun"), other)]) == [0, 0]) is same
+
+
 def test_a_paraphrased_question_with_the_same_answer_is_no_duplicate() -> None:
-    pair = [example(BOOTS, "May boots go back?"), example(BOOTS, "Can I return boots?")]
+    pair = [example("May boots go back?"), example("Can I return boots?")]
     assert group_near(pair) == [0, 1]
     assert exact_key(pair[0]) != exact_key(pair[1])
 

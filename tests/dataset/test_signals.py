@@ -49,6 +49,13 @@ def test_two_reviewers_who_disagree_have_no_quorum(log):
     assert dataset.corrections == ()
 
 
+def test_two_reviewers_one_letter_apart_disagree(log):
+    log.served("i1")
+    log.corrected("k1", "i1", "That path by the lake is open for hiking and for nothing else until the spring", "r1")
+    log.corrected("k2", "i1", "That path by the lake is open for biking and for nothing else until the spring", "r2")
+    assert reasons(log.compile(), "sft") == {"no_quorum": 2}
+
+
 def test_a_strict_majority_of_reviewers_wins_over_replies_to_one_prompt(log):
     log.corrected("k1", log.served("i1"), "45 days", "r1")
     log.corrected("k2", log.served("i2", "how long IS it", "also wrong"), "30 days", "r2")
