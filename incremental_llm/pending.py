@@ -43,8 +43,8 @@ class Pending:
         return frozenset(name for change in self.changes for name in change.supersedes)
 
 
-def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig) -> Pending:
-    """Read production and every event since that is not quarantined.
+def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, until: int | None = None) -> Pending:
+    """Read production and every event since that is not quarantined, up to `until`, by default the last one.
 
     Raises:
         NothingToTrainError: no new feedback, or none since the last attempt on the same events was rejected.
@@ -52,7 +52,7 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig) ->
     _check_same_log(registry, store)
     head = registry.head()
     quarantined = registry.quarantined()
-    until = store.head()
+    until = store.head() if until is None else until
     events = tuple(e for e in store.read(after=head.cursor, until=until) if e.seq not in quarantined)
     if not events:
         raise NothingToTrainError(

@@ -9,7 +9,6 @@ after what decides it: parent, events, recipe), so the same command continues a 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +28,10 @@ from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import event_to_dict
 from incremental_llm.gate import Decision, decide
 from incremental_llm.gate.feasible import check_gain, check_measured
-from incremental_llm.pending import Pending, check_roles, compile_pending, read_pending, replayable, still_true
+from incremental_llm.pending import Pending, check_roles, compile_pending, replayable, still_true
 from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses
 from incremental_llm.replay import Mixture, ReplayBuffer, anchor_prompts, mix
+from incremental_llm.runs import Clock, next_batch, pinned
 
 Progress = Callable[[str, int, int, float | None], None]
 
@@ -118,11 +118,10 @@ def judge_increment(
     config.gate.check_names((*config.suites.names, KEPT, LEARNED))
     for suite in suites:
         registry.record_suite(suite.name, suite.version, suite.contract)
-    todo = read_pending(registry, store, config)
+    todo, folder, continued = next_batch(workspace / "runs", registry, store, config, suites)
     superseded = check_roles(registry, config, suites, todo)
-    folder = workspace / "runs" / _run_name(todo, config)
-    clock = _Clock(folder / "seconds.json")
-    progress("compiling feedback", 0, 1, None)
+    clock = Clock(folder / "seconds.json")
+    progress(continued or "compiling feedback", 0, 1, None)
     dataset = _compiled(todo, config, suites, base, folder / "dataset")
     buffer, removed = replayable(todo, dataset, config, suites)
     mixture = mix(dataset.examples, buffer, config.replay, config.training.seed)
@@ -143,15 +142,16 @@ def judge_increment(
     clock.lap("measure production")
     anchors, spared = _anchors(measured, todo.head, config, dataset)
     measured.release()
-    training = train(
-        base_folder=base.folder,
-        adapter_folders=adapter_paths(todo.head.stack, registry.objects),
-        examples=tuple(row.example for row in mixture.rows),
-        anchors=anchors,
-        settings=config.training,
-        out=folder / "training",
-        progress=progress,
-    )
+    with pinned(folder, todo, config, suites):
+        training = train(
+            base_folder=base.folder,
+            adapter_folders=adapter_paths(todo.head.stack, registry.objects),
+            examples=tuple(row.example for row in mixture.rows),
+            anchors=anchors,
+            settings=config.training,
+            out=folder / "training",
+            progress=progress,
+        )
     clock.lap("train")
     stack = todo.head.stack.plus(registry.put_object(training.adapter))
     candidate = measured.report(stack, (*suites, *tests), "the candidate")
@@ -322,24 +322,3 @@ def _reasons(dataset: CompiledDataset) -> str:
     for outcome in dataset.account.values():
         counts[outcome] = counts.get(outcome, 0) + 1
     return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "no events"
-
-
-def _run_name(todo: Pending, config: RunConfig) -> str:
-    """Equal for equal parent, events and recipe: what a killed run left is found again, another run's is not."""
-    identity = json_digest([todo.head.hash, [stored.seq for stored in todo.events], config.digest])
-    return f"v{todo.head.version + 1}-{identity[:12]}"
-
-
-class _Clock:
-    """Seconds of each stage, in order; kept on the disk, so that a continued run adds to what was there."""
-
-    def __init__(self, kept: Path) -> None:
-        self._kept = kept
-        self._last = time.monotonic()
-        self.laps: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-
-    def lap(self, stage: str) -> None:
-        now = time.monotonic()
-        self.laps[stage] = self.laps.get(stage, 0.0) + now - self._last
-        self._last = now
-        write_json(self._kept, self.laps)

@@ -1,0 +1,103 @@
+"""The folder of a run: which batch it is about, and whether an earlier command has begun it.
+
+A run is decided by production, the recipe, the suites and the anchor's prompts, and the batch. The first four name its
+`setting`; the batch is pinned in the folder when training begins. The same command after a kill therefore goes on with
+the same batch, whatever was imported in between: that waits for the next run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from incremental_llm.artifacts import write_json
+from incremental_llm.chat import canonical_json, json_digest
+from incremental_llm.config import RunConfig
+from incremental_llm.errors import TrainingError
+from incremental_llm.evaluation import Suite
+from incremental_llm.feedback import FeedbackStore
+from incremental_llm.pending import Pending, read_pending
+from incremental_llm.registry import Registry, Snapshot
+from incremental_llm.replay import anchor_prompts
+
+BATCH = "batch.json"
+
+
+def next_batch(
+    runs: Path, registry: Registry, store: FeedbackStore, config: RunConfig, suites: Sequence[Suite]
+) -> tuple[Pending, Path, str]:
+    """The batch of the next increment, the run's folder below `runs`, and in words what is continued ("" for nothing).
+
+    Raises:
+        NothingToTrainError: there is no batch.
+    """
+    todo = read_pending(registry, store, config)
+    setting = _setting(todo.head, config, suites)
+    begun = _begun(runs, setting, todo, {attempt.seqs for attempt in registry.attempts()})
+    if begun is None:
+        return todo, runs / f"v{todo.head.version + 1}-{json_digest([setting, _seqs(todo)])[:12]}", ""
+    folder, until = begun
+    whole = read_pending(registry, store, config, until=until)
+    waiting = len(todo.events) - len(whole.events)
+    newer = f"; {waiting} newer ones wait for the next run" if waiting else ""
+    return whole, folder, f"continuing an interrupted run with its {len(whole.events)} events{newer}"
+
+
+@contextlib.contextmanager
+def pinned(folder: Path, todo: Pending, config: RunConfig, suites: Sequence[Suite]) -> Iterator[None]:
+    """From here on the run's work is worth continuing: pin its batch.
+
+    Where training breaks on the batch it is let go, so that the next run takes all that is pending by then.
+    """
+    pin = {"setting": _setting(todo.head, config, suites), "until": todo.until, "seqs": _seqs(todo)}
+    write_json(folder / BATCH, pin)
+    try:
+        yield
+    except TrainingError:
+        (folder / BATCH).unlink()
+        raise
+
+
+def _seqs(todo: Pending) -> list[int]:
+    return [stored.seq for stored in todo.events]
+
+
+def _setting(head: Snapshot, config: RunConfig, suites: Sequence[Suite]) -> str:
+    anchor = config.training.anchor
+    prompts = anchor_prompts(Path(anchor.prompts) if anchor.prompts else None) if anchor.weight else ()
+    asked = [canonical_json([message.model_dump() for message in prompt]) for prompt in prompts]
+    return json_digest([head.hash, config.digest, [[s.name, s.contract] for s in suites], asked])
+
+
+def _begun(runs: Path, setting: str, todo: Pending, judged: set[tuple[int, ...]]) -> tuple[Path, int] | None:
+    """Folder and last event of an unfinished run of this setting, whose whole batch is still pending."""
+    found: list[tuple[int, Path]] = []
+    for path in runs.glob(f"*/{BATCH}"):
+        batch: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        seqs, until = batch["seqs"], batch["until"]
+        pending = [stored.seq for stored in todo.events if stored.seq <= until]
+        if batch["setting"] == setting and pending == seqs and tuple(seqs) not in judged:
+            found.append((until, path.parent))
+    if not found:
+        return None
+    until, folder = max(found)
+    return folder, until
+
+
+class Clock:
+    """Seconds of each stage, in order; kept on the disk, so that a continued run adds to what was there."""
+
+    def __init__(self, kept: Path) -> None:
+        self._kept = kept
+        self._last = time.monotonic()
+        self.laps: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+
+    def lap(self, stage: str) -> None:
+        now = time.monotonic()
+        self.laps[stage] = self.laps.get(stage, 0.0) + now - self._last
+        self._last = now
+        write_json(self._kept, self.laps)

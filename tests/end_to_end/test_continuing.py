@@ -1,0 +1,99 @@
+"""A killed run goes on with its own batch; whatever decides a run and has changed begins another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from incremental_llm.config import RunConfig
+from incremental_llm.errors import TrainingError
+from incremental_llm.workspace import Workspace
+
+from .conftest import BAD, GOOD, night, write_log
+
+Config = Callable[..., RunConfig]
+
+
+class Killed(BaseException):
+    pass
+
+
+def dying(error: BaseException) -> Callable[..., Any]:
+    def train(**_arguments: Any) -> Any:
+        raise error
+
+    return train
+
+
+def batch_of(workspace: Workspace) -> tuple[int, str]:
+    """Size of the batch that training is given, and the folder it works in."""
+    seen: list[tuple[int, str]] = []
+
+    def look(**arguments: Any) -> Any:
+        seen.append((len({s for e in arguments["examples"] for s in e.sources}), arguments["out"].parent.name))
+        raise Killed
+
+    with pytest.raises(Killed):
+        workspace.run(train=look)
+    return seen[0]
+
+
+def test_a_killed_run_goes_on_with_its_batch_whatever_was_imported_since(tmp_path: Path, tiny_config: Config) -> None:
+    messages: list[str] = []
+    with Workspace.create(tiny_config()) as workspace:
+        first, second = night(1, GOOD, BAD), night(2, GOOD, BAD)
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", first))
+        with pytest.raises(Killed):
+            workspace.run(train=dying(Killed()))
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", second))
+        outcome = workspace.run(progress=lambda text, *_: messages.append(text))
+        assert (outcome.decision, outcome.version) == ("promoted", 1), outcome.reasons
+        assert workspace.registry.head().cursor == len(first)
+        assert outcome.dataset.account.keys() == {event["id"] for event in first}
+        said = "continuing an interrupted run with its 28 events; 28 newer ones wait for the next run"
+        assert said in messages
+        assert batch_of(workspace)[0] > len(second)  # the second night, and what is replayed
+
+
+def test_a_batch_that_training_breaks_on_is_let_go(tmp_path: Path, tiny_config: Config) -> None:
+    with Workspace.create(tiny_config()) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        with pytest.raises(TrainingError, match="not finite"):
+            workspace.run(train=dying(TrainingError("the loss is not finite")))
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, GOOD, BAD)))
+        assert batch_of(workspace)[0] == 56
+
+
+def test_a_batch_that_became_no_example_is_not_held_on_to(tmp_path: Path, tiny_config: Config) -> None:
+    asked = [event for event in night(1, GOOD, BAD) if event["type"] == "interaction"]
+    with Workspace.create(tiny_config()) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", asked))
+        assert "no_feedback" in str(pytest.raises(Exception, workspace.run).value)
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, GOOD, BAD)))
+        assert batch_of(workspace)[0] == 28
+
+
+@pytest.mark.parametrize("change", ["suite", "anchor", "recipe"])
+def test_another_suite_anchor_or_recipe_is_another_run(change: str, tmp_path: Path, tiny_config: Config) -> None:
+    prompts = tmp_path / "everyday.jsonl"
+    line = '{"id": "a%d", "messages": [{"role": "user", "content": "%s"}]}\n'
+    prompts.write_text(line % (1, "What is a river?"), encoding="utf-8")
+    anchor = {"weight": 0.1, "rows_per_step": 1, "max_new_tokens": 4, "prompts": str(prompts)}
+    with Workspace.create(tiny_config(anchor=anchor)) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        begun = batch_of(workspace)
+        assert batch_of(workspace) == begun
+        config = workspace.config
+        if change == "suite":
+            head = config.suites.folder / "tiny" / "suite.yaml"
+            head.write_text(head.read_text(encoding="utf-8").replace("version: 1", "version: 2"), encoding="utf-8")
+            items = head.with_name("items.jsonl")
+            items.write_text(items.read_text(encoding="utf-8").replace("Count to 3", "Tell me 3"), encoding="utf-8")
+        elif change == "anchor":
+            prompts.write_text(line % (1, "What is a hill?"), encoding="utf-8")
+        else:
+            workspace.config = tiny_config(anchor=anchor, seed=5)
+        assert batch_of(workspace)[1] != begun[1]
