@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from incremental_llm.config import RunConfig
-from incremental_llm.errors import TrainingError
+from incremental_llm.errors import NothingToTrainError, TrainingError
 from incremental_llm.workspace import Workspace
 
 from .conftest import BAD, GOOD, night, write_log
@@ -71,7 +71,8 @@ def test_a_batch_that_became_no_example_is_not_held_on_to(tmp_path: Path, tiny_c
     asked = [event for event in night(1, GOOD, BAD) if event["type"] == "interaction"]
     with Workspace.create(tiny_config()) as workspace:
         workspace.import_feedback(write_log(tmp_path / "n1.jsonl", asked))
-        assert "no_feedback" in str(pytest.raises(Exception, workspace.run).value)
+        with pytest.raises(NothingToTrainError, match="no_feedback"):
+            workspace.run()
         workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, GOOD, BAD)))
         assert batch_of(workspace)[0] == 28
 
