@@ -10,7 +10,6 @@ another one: what cannot be found raises BaseModelError with what to do.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -21,6 +20,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -32,6 +32,9 @@ from incremental_llm.errors import BaseModelError
 Say = Callable[[str], None]
 
 _VOLATILE_CONFIG_KEYS = {"transformers_version", "_name_or_path", "dtype", "torch_dtype"}
+_VOLATILE_TOKENIZER_KEYS = {"transformers_version", "name_or_path", "is_local", "local_files_only", "backend"}
+_TEXT_FILES = """chat_template.jinja tokenizer.json tokenizer.model vocab.json merges.txt special_tokens_map.json
+added_tokens.json""".split()  # noqa: SIM905 - one name a line would be longer
 
 
 @dataclass(frozen=True)
@@ -178,15 +181,47 @@ def _base_digest(folder: Path) -> str:
             f"base model folder {folder}: expected config.json and *.safetensors, found "
             f"{', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'}. Only safetensors are loaded."
         )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kept = {key: value for key, value in config.items() if key not in _VOLATILE_CONFIG_KEYS}
+    _check_shards(folder, {path.name for path in weights})
+    kept = _without(folder / "config.json", _VOLATILE_CONFIG_KEYS)
     return json_digest({"config": kept, "weights": {path.name: _remembered_digest(path) for path in weights}})
 
 
+def _check_shards(folder: Path, found: set[str]) -> None:
+    """Every file that the index of a sharded model names must be there: a missing one would be random weights."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    missing = sorted(set(_read(index).get("weight_map", {}).values()) - found)
+    if missing:
+        raise BaseModelError(
+            f"base model folder {folder}: expected every file that {index.name} names, found none of these: "
+            f"{', '.join(missing)}. Copy or download the model again."
+        )
+
+
+def _without(path: Path, volatile: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in _read(path).items() if key not in volatile}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}")
+    except (OSError, ValueError) as error:
+        raise BaseModelError(
+            f"{path}: expected a JSON object, found something else ({error}). Copy it again."
+        ) from error
+    return content
+
+
 def _remembered_digest(path: Path) -> str:
-    """sha256 of a big file, remembered by size and time so that it is read once a machine."""
+    """sha256 of a big file, remembered so that it is read once a machine.
+
+    What is remembered holds for the same file, size and times; `ctime` moves with every write and cannot be set back.
+    """
     stat = path.stat()
-    key = json_digest([str(path.resolve()), stat.st_size, stat.st_mtime_ns])[:32]
+    key = json_digest([str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])[:32]
     memo = cache_folder() / "digests" / f"{key}.json"
     if memo.is_file():
         return str(json.loads(memo.read_text(encoding="utf-8"))["sha256"])
@@ -196,9 +231,9 @@ def _remembered_digest(path: Path) -> str:
 
 
 def _template_digest(folder: Path) -> str:
-    """sha256 of the chat template and the tokenizer: a changed one changes every prompt."""
-    parts = hashlib.sha256()
-    for name in ("chat_template.jinja", "tokenizer.json", "tokenizer.model"):
-        if (folder / name).is_file():
-            parts.update(name.encode() + (folder / name).read_bytes())
-    return parts.hexdigest()
+    """Digest of what turns a conversation into tokens and ends an answer: template, tokenizer, special tokens."""
+    files = {name: file_digest(folder / name) for name in _TEXT_FILES if (folder / name).is_file()}
+    tokenizer, generation = folder / "tokenizer_config.json", folder / "generation_config.json"
+    special = _without(tokenizer, _VOLATILE_TOKENIZER_KEYS) if tokenizer.is_file() else {}
+    ends = _read(generation).get("eos_token_id") if generation.is_file() else None
+    return json_digest({"files": files, "tokenizer": special, "ends": ends})
