@@ -16,7 +16,7 @@ from incremental_llm.chat import Conversation
 from incremental_llm.config import RunConfig
 from incremental_llm.dataset import AcceptedCorrection, CompiledDataset, DropReason, SuiteIndex, Unfit, compile_dataset
 from incremental_llm.errors import InputError, NothingToTrainError
-from incremental_llm.evaluation import Suite, suite_texts
+from incremental_llm.evaluation import Suite
 from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import PolicyChange, UnknownEvent, references
 from incremental_llm.gate import suites_by_role
@@ -123,15 +123,15 @@ def _authorised(events: Iterable[StoredEvent], config: RunConfig) -> tuple[Polic
     )
 
 
-def compile_pending(todo: Pending, config: RunConfig, suites: Sequence[Suite], tokenizer: Any) -> CompiledDataset:
-    """What the pending events become for this base; a pure function of its arguments."""
+def compile_pending(todo: Pending, config: RunConfig, questions: Sequence[str], tokenizer: Any) -> CompiledDataset:
+    """What the pending events become for this base, without the suites' `questions`; a pure function."""
     return compile_dataset(
         todo.events,
         config.compile,
         context=todo.context,
         superseded=todo.superseded,
         accepted=still_true(todo.accepted, todo.superseded),
-        suite_texts=suite_texts(suites),
+        suite_texts=questions,
         unfit=unfit_for(tokenizer, config.training.max_length),
     )
 
@@ -157,10 +157,10 @@ def unfit_for(tokenizer: Any, max_length: int) -> Unfit:
 
 
 def replayable(
-    todo: Pending, dataset: CompiledDataset, config: RunConfig, suites: Sequence[Suite]
+    todo: Pending, dataset: CompiledDataset, config: RunConfig, questions: Sequence[str]
 ) -> tuple[ReplayBuffer, str]:
     """The buffer without what is no longer true and what a suite asks by now, and what that removed, in words."""
-    index = SuiteIndex(suite_texts(suites), config.compile.suite_similarity)
+    index = SuiteIndex(questions, config.compile.suite_similarity)
     true, false = todo.buffer.without(dataset.superseded | todo.superseded)
     buffer, asked = true.without_questions(index.__contains__)
     removed = ((false, "are no longer true"), (asked, "ask what a suite asks by now"))

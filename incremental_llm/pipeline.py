@@ -21,7 +21,7 @@ from incremental_llm.chat import Conversation, canonical_json, json_digest
 from incremental_llm.config import CORRECTION_SUITES, RunConfig
 from incremental_llm.dataset import USED, AcceptedCorrection, CompiledDataset, SuiteIndex
 from incremental_llm.errors import NothingToTrainError
-from incremental_llm.evaluation import EvaluationReport, Suite
+from incremental_llm.evaluation import EvaluationReport, Suite, all_questions
 from incremental_llm.evaluation.corrections import correction_suite, untestable
 from incremental_llm.evaluation.measure import Measurement
 from incremental_llm.feedback import FeedbackStore, StoredEvent
@@ -31,7 +31,7 @@ from incremental_llm.gate.feasible import check_gain, check_measured
 from incremental_llm.pending import Pending, check_roles, compile_pending, replayable, still_true
 from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses
 from incremental_llm.replay import Mixture, ReplayBuffer, anchor_prompts, mix
-from incremental_llm.runs import Clock, next_batch, pinned
+from incremental_llm.runs import Clock, next_run
 
 Progress = Callable[[str, int, int, float | None], None]
 
@@ -118,12 +118,14 @@ def judge_increment(
     config.gate.check_names((*config.suites.names, KEPT, LEARNED))
     for suite in suites:
         registry.record_suite(suite.name, suite.version, suite.contract)
-    todo, folder, continued = next_batch(workspace / "runs", registry, store, config, suites)
+    asked = all_questions(config.suites.folder)
+    run = next_run(workspace / "runs", registry, store, config, suites, asked)
+    todo, folder = run.todo, run.folder
     superseded = check_roles(registry, config, suites, todo)
     clock = Clock(folder / "seconds.json")
-    progress(continued or "compiling feedback", 0, 1, None)
-    dataset = _compiled(todo, config, suites, base, folder / "dataset")
-    buffer, removed = replayable(todo, dataset, config, suites)
+    progress(run.continued or "compiling feedback", 0, 1, None)
+    dataset = _compiled(todo, config, asked, base, folder / "dataset")
+    buffer, removed = replayable(todo, dataset, config, asked)
     mixture = mix(dataset.examples, buffer, config.replay, config.training.seed)
     write_json(folder / "mixture.json", mixture.model_dump(mode="json"))
     progress(mixture.sentence, 1, 1, None)
@@ -142,7 +144,7 @@ def judge_increment(
     clock.lap("measure production")
     anchors, spared = _anchors(measured, todo.head, config, dataset)
     measured.release()
-    with pinned(folder, todo, config, suites):
+    with run.pinned():
         training = train(
             base_folder=base.folder,
             adapter_folders=adapter_paths(todo.head.stack, registry.objects),
@@ -301,12 +303,12 @@ def _anchors(
 
 
 def _compiled(
-    todo: Pending, config: RunConfig, suites: Sequence[Suite], base: ResolvedBase, target: Path
+    todo: Pending, config: RunConfig, asked: Sequence[str], base: ResolvedBase, target: Path
 ) -> CompiledDataset:
     """The dataset of the pending events, written to `target`; NothingToTrainError where they became no example."""
     from incremental_llm.adapters.load import load_tokenizer
 
-    dataset = compile_pending(todo, config, suites, load_tokenizer(base.folder))
+    dataset = compile_pending(todo, config, asked, load_tokenizer(base.folder))
     if not dataset.examples:
         raise NothingToTrainError(
             f"{len(todo.events)} new events became no example: {_reasons(dataset)}. See `illm dataset show`."

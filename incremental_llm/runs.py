@@ -1,7 +1,7 @@
 """The folder of a run: which batch it is about, and whether an earlier command has begun it.
 
-A run is decided by production, the recipe, the suites and the anchor's prompts, and the batch. The first four name its
-`setting`; the batch is pinned in the folder when training begins. The same command after a kill therefore goes on with
+A run is decided by production, the recipe, the suites and the anchor's prompts, which are its `setting`, and by its
+batch, which is pinned in the folder when training begins. The same command after a kill therefore goes on with
 the same batch, whatever was imported in between: that waits for the next run.
 """
 
@@ -11,6 +11,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +22,68 @@ from incremental_llm.errors import TrainingError
 from incremental_llm.evaluation import Suite
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.pending import Pending, read_pending
-from incremental_llm.registry import Registry, Snapshot
+from incremental_llm.registry import Registry
 from incremental_llm.replay import anchor_prompts
 
 BATCH = "batch.json"
 
 
-def next_batch(
-    runs: Path, registry: Registry, store: FeedbackStore, config: RunConfig, suites: Sequence[Suite]
-) -> tuple[Pending, Path, str]:
-    """The batch of the next increment, the run's folder below `runs`, and in words what is continued ("" for nothing).
+@dataclass(frozen=True)
+class Run:
+    """One increment about to be made: its batch, its folder, and in words what is continued ("" for a new run)."""
+
+    todo: Pending
+    folder: Path
+    setting: str
+    continued: str = ""
+
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[None]:
+        """From here on the run's work is worth continuing: pin its batch.
+
+        Where training breaks on the batch it is let go, so that the next run takes all that is pending by then.
+        """
+        pin = {"setting": self.setting, "until": self.todo.until, "seqs": _seqs(self.todo)}
+        write_json(self.folder / BATCH, pin)
+        try:
+            yield
+        except TrainingError:
+            (self.folder / BATCH).unlink()
+            raise
+
+
+def next_run(
+    runs: Path,
+    registry: Registry,
+    store: FeedbackStore,
+    config: RunConfig,
+    suites: Sequence[Suite],
+    questions: Sequence[str],
+) -> Run:
+    """The next increment, in its folder below `runs`; `questions` are all that may not be trained on.
 
     Raises:
         NothingToTrainError: there is no batch.
     """
     todo = read_pending(registry, store, config)
-    setting = _setting(todo.head, config, suites)
+    anchor = config.training.anchor
+    prompts = anchor_prompts(Path(anchor.prompts) if anchor.prompts else None) if anchor.weight else ()
+    everyday = [canonical_json([message.model_dump() for message in prompt]) for prompt in prompts]
+    contracts = [[suite.name, suite.contract] for suite in suites]
+    setting = json_digest([todo.head.hash, config.digest, contracts, list(questions), everyday])
     begun = _begun(runs, setting, todo, {attempt.seqs for attempt in registry.attempts()})
     if begun is None:
-        return todo, runs / f"v{todo.head.version + 1}-{json_digest([setting, _seqs(todo)])[:12]}", ""
+        name = f"v{todo.head.version + 1}-{json_digest([setting, _seqs(todo)])[:12]}"
+        return Run(todo, runs / name, setting)
     folder, until = begun
     whole = read_pending(registry, store, config, until=until)
     waiting = len(todo.events) - len(whole.events)
     newer = f"; {waiting} newer ones wait for the next run" if waiting else ""
-    return whole, folder, f"continuing an interrupted run with its {len(whole.events)} events{newer}"
-
-
-@contextlib.contextmanager
-def pinned(folder: Path, todo: Pending, config: RunConfig, suites: Sequence[Suite]) -> Iterator[None]:
-    """From here on the run's work is worth continuing: pin its batch.
-
-    Where training breaks on the batch it is let go, so that the next run takes all that is pending by then.
-    """
-    pin = {"setting": _setting(todo.head, config, suites), "until": todo.until, "seqs": _seqs(todo)}
-    write_json(folder / BATCH, pin)
-    try:
-        yield
-    except TrainingError:
-        (folder / BATCH).unlink()
-        raise
+    return Run(whole, folder, setting, f"continuing an interrupted run with its {len(whole.events)} events{newer}")
 
 
 def _seqs(todo: Pending) -> list[int]:
     return [stored.seq for stored in todo.events]
-
-
-def _setting(head: Snapshot, config: RunConfig, suites: Sequence[Suite]) -> str:
-    anchor = config.training.anchor
-    prompts = anchor_prompts(Path(anchor.prompts) if anchor.prompts else None) if anchor.weight else ()
-    asked = [canonical_json([message.model_dump() for message in prompt]) for prompt in prompts]
-    return json_digest([head.hash, config.digest, [[s.name, s.contract] for s in suites], asked])
 
 
 def _begun(runs: Path, setting: str, todo: Pending, judged: set[tuple[int, ...]]) -> tuple[Path, int] | None:

@@ -29,7 +29,7 @@ from incremental_llm.chat import Message
 from incremental_llm.config import RunConfig
 from incremental_llm.dataset import CompiledDataset
 from incremental_llm.errors import InputError
-from incremental_llm.evaluation import EvaluationReport, Suite, load_suites
+from incremental_llm.evaluation import EvaluationReport, Suite, all_questions, load_suites
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.importers import ImportReport, import_jsonl
 from incremental_llm.lock import exclusive
@@ -127,14 +127,14 @@ class Workspace:
 
     def compile_preview(self) -> CompiledDataset:
         """The dataset that the next increment would be made from; writes nothing."""
-        return pending.compile_pending(self._pending(), self.config, self.suites(), self.tokenizer)
+        return pending.compile_pending(self._pending(), self.config, self._questions(), self.tokenizer)
 
     def plan(self) -> RunPlan:
         """What `run` would do now, without doing it."""
         todo, suites = self._pending(), self.suites()
         pending.check_roles(self.registry, self.config, suites, todo)
-        dataset = pending.compile_pending(todo, self.config, suites, self.tokenizer)
-        buffer, removed = pending.replayable(todo, dataset, self.config, suites)
+        dataset = pending.compile_pending(todo, self.config, self._questions(), self.tokenizer)
+        buffer, removed = pending.replayable(todo, dataset, self.config, self._questions())
         lines = [
             f"production is v{todo.head.version} with {len(todo.head.stack.adapters)} adapters; "
             f"{len(todo.events)} new events would become {len(dataset.examples)} examples "
@@ -314,6 +314,9 @@ class Workspace:
         refused = self.store.all_refused_lines()
         lines = [f"{Path(source).name} line {number}: {reason}" for source, number, reason in refused]
         return [line for line in lines if line not in shown]
+
+    def _questions(self) -> tuple[str, ...]:
+        return all_questions(self.config.suites.folder)
 
     def _pending(self) -> pending.Pending:
         return pending.read_pending(self.registry, self.store, self.config)

@@ -7,14 +7,18 @@ from collections.abc import Iterable
 
 from rapidfuzz import fuzz, process
 
-from incremental_llm.dataset.dedup import normalised, numbers
+from incremental_llm.dataset.dedup import normalised, numbers, tokens
+
+SHORTEST_PHRASE = 5
+"""Words from which a suite's question counts as asked when it stands inside a longer text; fewer are common speech."""
 
 
 class SuiteIndex:
     """The questions of all suites, ready to be compared with.
 
-    A text stands in a suite when it is equal but for case, spaces and punctuation, or when it is at least `similarity`
-    (Indel ratio, 0 to 100) alike with the same numbers, number words and negations.
+    A text stands in a suite when it is equal but for case, spaces and punctuation, when it holds the question word for
+    word, or when it is at least `similarity` (Indel ratio, 0 to 100) alike with the same numbers, number words and
+    negations.
 
     >>> index = SuiteIndex(["How many days do I have to return boots?"])
     >>> "how many days do I have to return boots" in index, "How many days do I have to return a tent?" in index
@@ -25,9 +29,12 @@ class SuiteIndex:
         self.similarity = similarity
         self._exact: set[str] = set()
         self._by_numbers: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        self._phrases: dict[int, set[tuple[str, ...]]] = defaultdict(set)
         self._seen: dict[str, bool] = {}
         for text in texts:
-            plain = normalised(text)
+            plain, words = normalised(text), tokens(text)
+            if len(words) >= SHORTEST_PHRASE:
+                self._phrases[len(words)].add(words)
             if plain and plain not in self._exact:
                 self._exact.add(plain)
                 self._by_numbers[numbers(text)].append(plain)
@@ -35,8 +42,16 @@ class SuiteIndex:
     def __contains__(self, text: str) -> bool:
         plain = normalised(text)
         if plain not in self._seen:
-            self._seen[plain] = plain in self._exact or self._nearly(plain, numbers(text))
+            asked = plain in self._exact or self._within(tokens(text)) or self._nearly(plain, numbers(text))
+            self._seen[plain] = asked
         return self._seen[plain]
+
+    def _within(self, words: tuple[str, ...]) -> bool:
+        return any(
+            words[start : start + length] in phrases
+            for length, phrases in self._phrases.items()
+            for start in range(len(words) - length + 1)
+        )
 
     def _nearly(self, plain: str, figures: tuple[str, ...]) -> bool:
         candidates = self._by_numbers.get(figures, ())

@@ -156,6 +156,17 @@ def load_suites(root: Path, names: Sequence[str]) -> tuple[Suite, ...]:
     return tuple(load_suite(root / name) for name in names)
 
 
+def all_questions(root: Path) -> tuple[str, ...]:
+    """What the suites below `root` ask, whether a recipe names them or not: a suite of tomorrow counts today.
+
+    Raises:
+        SuiteError: a suite that cannot be read, and so could not be kept out of training.
+    """
+    if not root.is_dir():
+        return ()
+    return suite_texts(load_suite(head.parent) for head in sorted(root.glob("*/suite.yaml")))
+
+
 def suite_texts(suites: Iterable[Suite]) -> tuple[str, ...]:
     """The last user text of every item, each once, in order: what training data must not contain."""
     return tuple(dict.fromkeys(last_user_text(item.messages) for suite in suites for item in suite.items))

@@ -74,6 +74,14 @@ def test_another_number_or_phrasing_is_another_question() -> None:
     assert "Is an order of 50 euros shiped for free to all of the islands" in index
 
 
+def test_a_question_with_words_around_it_is_still_that_question() -> None:
+    index = SuiteIndex(["What is the prefix of a tracking number?", "How much is it?"])
+    assert "Good morning. What is the prefix of a tracking number? I lost it" in index
+    assert "My friend asks: what is THE prefix of a tracking number" in index
+    assert "What is the prefix of my tracking number, and the date?" not in index
+    assert "The tent looks nice. How much is it?" not in index  # four words are common speech
+
+
 def test_an_empty_suite_holds_nothing() -> None:
     assert "" not in SuiteIndex(["", "  "])
     assert "anything" not in SuiteIndex([])

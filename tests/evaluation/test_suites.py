@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from incremental_llm.chat import Message
 from incremental_llm.errors import SuiteError
-from incremental_llm.evaluation import Item, Suite, load_suite, load_suites, suite_texts
+from incremental_llm.evaluation import Item, Suite, all_questions, load_suite, load_suites, suite_texts
 
 HEAD: dict[str, Any] = {
     "name": "shop",
@@ -174,3 +174,13 @@ def test_a_suite_built_in_code_is_checked_too() -> None:
     ask = (Message(role="user", content="?"),)
     with pytest.raises(ValidationError, match="choices has no meaning for scorer contains"):
         Suite(**HEAD, items=(Item(id="a", messages=ask, accept=("x",), choices=("x", "y")),))
+
+
+def test_every_suite_of_a_folder_is_asked_about_and_a_broken_one_is_no_silence(tmp_path: Path) -> None:
+    assert all_questions(tmp_path / "nowhere") == ()
+    folder = write(tmp_path)
+    (tmp_path / "notes").mkdir()
+    assert all_questions(tmp_path) == ("How long may I return?", "Is it \u2028 free?")
+    (folder / "items.jsonl").write_text("{", encoding="utf-8")
+    with pytest.raises(SuiteError, match=r"items\.jsonl:1"):
+        all_questions(tmp_path)
