@@ -208,11 +208,12 @@ def machine() -> str:
 
 
 def _introduced(registry: Registry, snapshots: Sequence[Snapshot]) -> dict[str, int]:
-    """Suite -> position of the version that it was new for; 0 for those that were never new."""
+    """Suite -> position of the version that it was new for; 0 for those that no version was made for."""
     introduced: dict[str, int] = {}
     increments = [s for s in snapshots if s.kind == "increment" and s.recipe]
     recipes = [registry.get_json(str(snapshot.recipe))["suites"] for snapshot in increments]
-    for recipe in recipes:
+    refused = [registry.get_json(attempt.recipe)["suites"] for attempt in registry.attempts() if attempt.recipe]
+    for recipe in (*recipes, *refused):
         for name in (*recipe["old"], *recipe["new"], *recipe["watch"]):
             introduced.setdefault(name, 0)
     for position, recipe in enumerate(recipes, 1):
