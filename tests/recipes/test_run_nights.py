@@ -48,7 +48,7 @@ def test_the_demo_ends_with_its_results_and_takes_up_where_it_was_stopped(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Two nights and the comparison with a random model, which learns nothing: every line runs, every night is refused."""
+    """Two nights and the comparison, with a random model that learns nothing: all of it runs, and both are refused."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     monkeypatch.setattr(script, "NIGHTS", 2)
     shop = {"shop_night3": 0, "shop_night1": 1, "shop_before_change": 1, "shop_night2": 2}
