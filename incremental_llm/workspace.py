@@ -173,9 +173,9 @@ class Workspace:
     ) -> EvaluationReport:
         """Measure a version on the recipe's suites, or on those named."""
         chosen = load_suites(self.config.suites.folder, suites) if suites else self.suites()
+        snapshot = self.registry.get(ref)
         for suite in chosen:
             self.registry.record_suite(suite.name, suite.version, suite.contract)
-        snapshot = self.registry.get(ref)
         return self._measurement(progress).report(snapshot.stack, chosen, f"v{snapshot.version}")
 
     # adapter management

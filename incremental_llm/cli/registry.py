@@ -75,7 +75,7 @@ def show(
 
 @app.command()
 def promote(
-    version: Annotated[int, typer.Argument(help="The version that production moves to.")],
+    version: Annotated[str, typer.Argument(help="The version that production moves to, such as 3.")],
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     config: ConfigOption = None,
@@ -90,13 +90,13 @@ def promote(
         move = f"move production from version {now.version} to {target.version}"
         if not confirmed(move, yes=yes, dry_run=dry_run, as_json=as_json):
             return None
-        snapshot = workspace.promote(version, expected=now.version)
+        snapshot = workspace.promote(target.version, expected=now.version)
     return _moved(snapshot, now.version, as_json)
 
 
 @app.command()
 def rollback(
-    to: Annotated[int, typer.Argument(help="The version to go back to.")],
+    to: Annotated[str, typer.Argument(help="The version to go back to, such as 3.")],
     reason: Annotated[str, typer.Option("--reason", "-r", help="Why; it is kept with the version.", prompt=False)],
     dry_run: DryRunOption = False,
     yes: YesOption = False,
@@ -111,7 +111,7 @@ def rollback(
         events = f", and quarantine events {target.cursor + 1} to {now.cursor}" if now.cursor > target.cursor else ""
         if not confirmed(undone + events, yes=yes, dry_run=dry_run, as_json=as_json):
             return None
-        snapshot = workspace.rollback(to, reason, expected=now.version)
+        snapshot = workspace.rollback(target.version, reason, expected=now.version)
     return _moved(snapshot, now.version, as_json)
 
 

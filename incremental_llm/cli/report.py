@@ -9,6 +9,7 @@ import typer
 
 from incremental_llm.cli.console import next_steps, result, write
 from incremental_llm.cli.options import ConfigOption, JsonOption, SetOption, opened
+from incremental_llm.errors import InputError
 
 
 def report(
@@ -21,6 +22,8 @@ def report(
 
     Self-contained: scores, losses, decisions, data and lineage.
     """
+    if out.is_dir():
+        raise InputError(f"{out}: expected a file to write, found a folder. Write {out / 'report.html'} instead.")
     with opened(config, overrides) as workspace:
         page = workspace.report(out)
     if as_json:

@@ -185,7 +185,7 @@ def _read_head(path: Path) -> dict[str, Any]:
     for key in head:
         if key not in allowed:
             raise SuiteError(f"{path}: unknown key {key!r}{_nearest(str(key), allowed)}.")
-    if head.get("scorer") not in _KEYS:
+    if not isinstance(head.get("scorer"), str) or head["scorer"] not in _KEYS:
         near = _nearest(str(head.get("scorer")), _KEYS)
         raise SuiteError(
             f"{path}: expected scorer to be one of {', '.join(_KEYS)}, found {head.get('scorer')!r}{near}."

@@ -161,7 +161,7 @@ class FakeRegistry:
         return self.snapshots[1]
 
     def get(self, ref: int | str) -> Snapshot:
-        known = {"production": 1, "0": 0, "1": 1}
+        known = {"production": 1, "0": 0, "1": 1, "v0": 0, "v1": 1}
         if str(ref) not in known:
             raise UnknownRefError(f"unknown ref {ref!r}, did you mean 'production'?")
         return self.snapshots[known[str(ref)]]

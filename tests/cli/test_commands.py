@@ -48,7 +48,7 @@ def test_version(illm, monkeypatch) -> None:
     assert "not installed" in illm("--version").output
 
 
-@pytest.mark.parametrize("wrong", ["registri", "run --fast", "export production", "registry promote x"])
+@pytest.mark.parametrize("wrong", ["registri", "run --fast", "export production", "registry promote"])
 def test_wrong_usage_is_exit_code_2(illm, wrong: str) -> None:
     done = illm(*wrong.split())
     assert done.exit_code == 2

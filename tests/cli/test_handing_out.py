@@ -45,6 +45,12 @@ def test_report(illm, workspace) -> None:
     assert "next: open page.html in a browser" in done.stderr
 
 
+def test_a_report_into_a_folder_is_wrong_input(illm, workspace) -> None:
+    done = illm("report", ".")
+    assert done.exit_code == 2
+    assert "found a folder. Write report.html instead" in done.stderr
+
+
 def test_chat_answers_one_message(illm, workspace) -> None:
     done = illm("chat", "1", "-m", "Hi", "--max-new-tokens", "9")
     assert done.stdout == "answer 1\n"

@@ -29,7 +29,12 @@ def test_an_unknown_ref_is_exit_code_2(illm, workspace) -> None:
 
 @pytest.mark.parametrize(
     ("command", "call"),
-    [(("promote", "0"), ("promote", 0, 1)), (("rollback", "0", "--reason", "bad"), ("rollback", 0, "bad", 1))],
+    [
+        (("promote", "0"), ("promote", 0, 1)),
+        (("promote", "v0"), ("promote", 0, 1)),
+        (("rollback", "0", "--reason", "bad"), ("rollback", 0, "bad", 1)),
+        (("rollback", "v0", "--reason", "bad"), ("rollback", 0, "bad", 1)),
+    ],
 )
 def test_moving_production_needs_yes_without_a_terminal(illm, workspace, command, call) -> None:
     """And it moves only from the version that was shown: the last argument of each call."""

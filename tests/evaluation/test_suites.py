@@ -86,6 +86,7 @@ def test_a_missing_suite_names_the_nearest(tmp_path: Path) -> None:
     ("head", "message"),
     [
         ({**HEAD, "scorrer": "x"}, r"suite.yaml: unknown key 'scorrer', did you mean 'scorer'\?"),
+        ({**HEAD, "scorer": ["contains"]}, r"found \['contains'\]"),
         ({**HEAD, "scorer": "contain"}, r"found 'contain', did you mean 'contains'\?"),
         ({**HEAD, "name": "other"}, "expected name 'shop' as the folder's, found 'other'"),
         ({**HEAD, "version": 0}, "suite.yaml: version: "),
