@@ -50,13 +50,16 @@ def examine(config: Path | None, overrides: list[str] | None) -> Iterator[Findin
     source = config or (RECIPE if RECIPE.is_file() else None)
     yield Finding("recipe", "ok", f"{source or 'built-in defaults'}, digest {settings.digest[:12]}")
     yield _disk(settings.workspace)
-    yield from _guarded("base model", partial(_base, settings.base))
+    for finding in _guarded("base model", partial(_base, settings.base)):
+        yield finding
+        if finding.status == "ok" and _has_registry(settings):
+            yield from _guarded("base of the versions", partial(_same_base, settings))
     yield from _guarded("workspace", partial(_workspace, settings))
     if not settings.suites.names:
         how = "name suites under `suites` in the recipe: without them the gate has nothing to judge by"
         yield Finding("suites", "warn", "none in the recipe", how)
     for name in settings.suites.names:
-        yield from _guarded(f"suite {name}", partial(_suite, settings.suites.folder, name))
+        yield from _guarded(f"suite {name}", partial(_suite, settings, name))
 
 
 def _guarded(what: str, check: Callable[[], Finding]) -> Iterator[Finding]:
@@ -174,6 +177,22 @@ def _hub_base(name: str) -> Finding:
     return Finding("base model", "ok", f"hub model {name} in {folder}")
 
 
+def _has_registry(config: RunConfig) -> bool:
+    from incremental_llm.registry import Registry
+
+    return Registry.exists(config.workspace)
+
+
+def _same_base(config: RunConfig) -> Finding:
+    """Whether the base on the disk is the one that the registry's versions stand on; fetches nothing."""
+    from incremental_llm.base_models import resolve
+    from incremental_llm.registry import Registry
+
+    found = resolve(config.base).ref
+    Registry.open(config.workspace, base=found).close()
+    return Finding("base of the versions", "ok", f"the same, digest {found.digest[:12]}")
+
+
 def _workspace(config: RunConfig) -> Finding:
     """Registry and feedback database, reached the way a run reaches them."""
     from incremental_llm.workspace import Workspace
@@ -191,9 +210,17 @@ def _workspace(config: RunConfig) -> Finding:
     return Finding("workspace", "ok", f"{where}; database reached, {head} events, {new} new")
 
 
-def _suite(folder: Path, name: str) -> Finding:
+def _suite(config: RunConfig, name: str) -> Finding:
+    """A suite as it is, and as the registry saw it first."""
     from incremental_llm.evaluation import load_suites
+    from incremental_llm.registry import Registry
 
-    (suite,) = load_suites(folder, [name])
+    (suite,) = load_suites(config.suites.folder, [name])
     found = f"version {suite.version}, {len(suite.items)} items, scorer {suite.scorer}"
+    if _has_registry(config):
+        with Registry.open(config.workspace) as registry:
+            pinned = registry.suites().get((suite.name, suite.version), suite.contract)
+        if pinned != suite.contract:
+            how = "give it a new version in suite.yaml, or give back the items that versions were judged by"
+            return Finding(f"suite {name}", "fail", f"{found}; changed since this version was first used", how)
     return Finding(f"suite {name}", "ok", found)

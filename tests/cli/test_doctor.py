@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,9 +9,14 @@ from typing import Any
 import pytest
 
 from incremental_llm import evaluation
+from incremental_llm.adapters.stack import Stack
+from incremental_llm.base_models import resolve
 from incremental_llm.cli import health
 from incremental_llm.cli.health import Finding
 from incremental_llm.errors import SuiteError
+from incremental_llm.registry import Registry
+
+SUITE = SimpleNamespace(name="good", version=1, items=(1, 2, 3), scorer="contains", contract="the contract")
 
 
 def fake_load_suites(folder: Path, names: list[str]) -> Any:
@@ -113,3 +119,22 @@ def test_disk_and_memory_have_limits(monkeypatch, tmp_path) -> None:
         assert health._memory().status == status
     assert health._package("no-such-package-here").status == "fail"
     assert health._package("pydantic").status == "ok"
+
+
+def test_a_base_or_suite_that_is_not_the_registrys_fails(
+    illm, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "base")), tmp_path / "illm"
+    monkeypatch.setattr(evaluation, "load_suites", lambda _folder, _names: (SUITE,))
+    with Registry.create(folder, Stack(base=resolve(str(base)).ref)) as registry:
+        registry.record_suite("good", 1, "the contract")
+    recipe = ("--set", f"workspace={folder}", "--set", f"base={base}", "--set", "suites.old=[good]")
+    found = findings(illm, *recipe)[1]
+    assert (found["base of the versions"]["status"], found["suite good"]["status"]) == ("ok", "ok")
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (base / "config.json").write_text(json.dumps(config | {"rope_theta": 7.0}), encoding="utf-8")
+    monkeypatch.setattr(SUITE, "contract", "another contract")
+    code, found = findings(illm, *recipe)
+    assert code == 1
+    assert found["base of the versions"]["status"] == found["suite good"]["status"] == "fail"
+    assert "changed since this version was first used" in found["suite good"]["found"]
