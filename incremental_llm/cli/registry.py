@@ -50,7 +50,7 @@ def list_(config: ConfigOption = None, overrides: SetOption = None, as_json: Jso
         for attempt in attempts
     ]
     table("rejected attempts", tried)
-    write(f"quarantined events: {quarantined}")
+    write(f"quarantined events: {quarantined}" + (" (illm registry quarantine)" if quarantined else ""))
     return next_steps("illm registry show production", "illm registry diff 0 production", "illm registry verify")
 
 
@@ -71,6 +71,26 @@ def show(
     if snapshot.stack.adapters:
         steps.append(f"illm export {ref} FOLDER --form peft")
     return next_steps(*steps)
+
+
+@app.command()
+def quarantine(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Show the events that no increment may use again, and what decided it."""
+    with opened(config, overrides) as workspace:
+        spent = workspace.registry.quarantine()
+    if as_json:
+        return result({"quarantined": spent})
+    decided: dict[tuple[Any, ...], list[int]] = {}
+    for event in spent:
+        by = f"attempt {event.attempt[:12]}" if event.attempt else f"version {event.version}, a rollback"
+        decided.setdefault((f"{event.time:%Y-%m-%d %H:%M}", by, event.reason), []).append(event.seq)
+    rows = [
+        {"time": time, "decided by": by, "events": len(seqs), "places": f"{min(seqs)} to {max(seqs)}", "because": why}
+        for (time, by, why), seqs in decided.items()
+    ]
+    table("quarantined events", rows)
+    write(f"{len(spent)} events; feedback that was right after all comes back as new events, with new ids")
+    return next_steps("illm registry list", "illm feedback import FILE.jsonl")
 
 
 @app.command()

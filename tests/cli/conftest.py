@@ -29,7 +29,7 @@ from incremental_llm.errors import InputError, UnknownRefError
 from incremental_llm.evaluation import EvaluationReport, ItemResult, SuiteResult
 from incremental_llm.feedback import ImportReport, RefusedLine
 from incremental_llm.gate import Check, Decision
-from incremental_llm.registry import Snapshot, SnapshotDiff, diff
+from incremental_llm.registry import Quarantined, Snapshot, SnapshotDiff, diff
 
 BASE = BaseRef(name="tiny", digest="b" * 64, template_digest="t" * 64)
 STACK = Stack(base=BASE)
@@ -155,6 +155,10 @@ class FakeRegistry:
 
     def quarantined(self) -> frozenset[int]:
         return frozenset({6})
+
+    def quarantine(self) -> tuple[Quarantined, ...]:
+        attempts = [Quarantined(seq=seq, reason="general fell", attempt="c" * 64, time=TIME) for seq in (6, 7)]
+        return (*attempts, Quarantined(seq=9, reason="increment 2 was rolled back: bad", version=3, time=TIME))
 
     def head(self, ref: str) -> Snapshot:
         assert ref == "production"

@@ -63,6 +63,19 @@ def test_rollback_says_which_events_it_quarantines(illm, workspace) -> None:
     assert "would roll production back from version 1 to the state of 0, and quarantine events 1 to 5" in shown
 
 
+def test_quarantine_says_what_decided_it(illm, workspace) -> None:
+    shown = illm("registry", "quarantine")
+    assert "attempt cccccccccccc" in shown.stdout
+    assert "6 to 7" in shown.stdout
+    assert "version 3, a rollback" in shown.stdout
+    assert "3 events; feedback that was right after all comes back as new events" in shown.stdout
+    assert [one["seq"] for one in json.loads(illm("registry", "quarantine", "--json").stdout)["quarantined"]] == [
+        6,
+        7,
+        9,
+    ]
+
+
 def test_rollback_needs_a_reason(illm, workspace) -> None:
     assert illm("registry", "rollback", "0", "--yes").exit_code == 2
     assert workspace.calls == []
