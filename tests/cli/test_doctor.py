@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from incremental_llm import evaluation, workspace  # noqa: F401 - read before its load_suites is replaced
+import incremental_llm.workspace  # noqa: F401 - keeps the real load_suites, read before it is replaced
+from incremental_llm import evaluation
 from incremental_llm.adapters.stack import Stack
 from incremental_llm.base_models import resolve
 from incremental_llm.cli import health
