@@ -15,7 +15,6 @@ from transformers import set_seed
 
 from incremental_llm.artifacts import write_json
 from incremental_llm.errors import TrainingError
-from incremental_llm.training.low_rank import fuse_adapted_linears
 from incremental_llm.training.settings import TrainingSettings
 
 
@@ -25,9 +24,7 @@ def new_adapter(model: Any, settings: TrainingSettings) -> Any:
     Equal seeds give equal adapters, on every process.
     """
     set_seed(settings.seed)
-    peft_model = get_peft_model(model, lora_config(model, settings))
-    fuse_adapted_linears(peft_model)
-    return peft_model
+    return get_peft_model(model, lora_config(model, settings))
 
 
 def lora_config(model: Any, settings: TrainingSettings) -> LoraConfig:
