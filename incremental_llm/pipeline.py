@@ -20,7 +20,7 @@ from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Conversation, canonical_json, json_digest
 from incremental_llm.config import CORRECTION_SUITES, RunConfig
 from incremental_llm.dataset import USED, AcceptedCorrection, CompiledDataset, SuiteIndex
-from incremental_llm.errors import NothingToTrainError
+from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import EvaluationReport, Suite, all_questions
 from incremental_llm.evaluation.corrections import correction_suite, untestable
 from incremental_llm.evaluation.measure import Measurement
@@ -298,6 +298,11 @@ def _anchors(
     answered = zip(prompts, json.loads((kept / "answers.json").read_text(encoding="utf-8")), strict=True)
     taught = SuiteIndex((e.prompt[-1].content for e in dataset.examples), config.compile.suite_similarity)
     anchors = [(prompt, answer) for prompt, answer in answered if prompt[-1].content not in taught]
+    if not anchors:
+        raise InputError(
+            f"training.anchor: expected everyday prompts, found feedback about all {len(prompts)} of them. Add others to "
+            "training.anchor.prompts, or leave it out to use those of the package."
+        )
     spared = len(prompts) - len(anchors)
     return anchors, f"{spared} everyday prompts were no anchor tonight: feedback is about them" if spared else ""
 

@@ -218,6 +218,16 @@ def test_feedback_about_an_everyday_prompt_takes_it_from_the_anchor(tmp_path: Pa
     assert "1 everyday prompts were no anchor tonight: feedback is about them" in outcome.notes
 
 
+def test_feedback_about_every_everyday_prompt_is_said_before_training(tmp_path: Path, tiny_config: Config) -> None:
+    prompts = tmp_path / "everyday.jsonl"
+    prompts.write_text('{"id": "a1", "messages": [{"role": "user", "content": "Is the fox here?"}]}', encoding="utf-8")
+    config = tiny_config(anchor={"weight": 0.1, "rows_per_step": 2, "max_new_tokens": 4, "prompts": str(prompts)})
+    with Workspace.create(config) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        with pytest.raises(InputError, match=r"found feedback about all 1 of them\. Add others to training\.anchor"):
+            workspace.run()
+
+
 def test_two_runs_through_the_api_do_not_meet(tmp_path: Path, tiny_config: Config) -> None:
     with Workspace.create(tiny_config()) as workspace:
         workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
