@@ -300,8 +300,8 @@ def _anchors(
     anchors = [(prompt, answer) for prompt, answer in answered if prompt[-1].content not in taught]
     if not anchors:
         raise InputError(
-            f"training.anchor: expected everyday prompts, found feedback about all {len(prompts)} of them. Add others to "
-            "training.anchor.prompts, or leave it out to use those of the package."
+            f"training.anchor: expected everyday prompts, found feedback about all {len(prompts)} of them. Add others "
+            "to training.anchor.prompts, or leave it out to use those of the package."
         )
     spared = len(prompts) - len(anchors)
     return anchors, f"{spared} everyday prompts were no anchor tonight: feedback is about them" if spared else ""
