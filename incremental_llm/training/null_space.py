@@ -10,14 +10,13 @@ are damped instead, A (C + lambda I)^-1 with C = X^T X, which needs one solve an
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 
-from incremental_llm.training.batching import Row
+from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows
 
 
 @torch.no_grad()
@@ -42,33 +41,35 @@ def _input_products(
 ) -> list[tuple[Any, torch.Tensor]]:
     """(layer, C_DD) of each layer: the sum over all tokens of x x^T, every x scaled to length 1.
 
-    Scaled, since the first token of a chat has a hundred times the length of any other in some layers. Rows of one
-    length go together, so that no padding is counted. Layers that read the same tensor share one product.
+    Scaled, since the first token of a chat has a hundred times the length of any other in some layers. Layers that read
+    the same tensor share one product.
     """
     products: dict[str, torch.Tensor] = {}
     shares: dict[str, str] = {}
     last: list[tuple[str, torch.Tensor]] = []
+    real_N = torch.ones(0, dtype=torch.bool)  # the positions of the batch at hand that are no padding
 
     def read(name: str) -> Any:
         def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             if last and last[0][1] is inputs[0]:
                 shares[name] = last[0][0]
                 return
-            x_ND = torch.nn.functional.normalize(inputs[0].detach().flatten(0, -2).float(), dim=-1)
-            products[name] = products.get(name, 0) + x_ND.T @ x_ND
+            x_ND = torch.nn.functional.normalize(inputs[0].detach().flatten(0, -2)[real_N].float(), dim=-1)
+            with torch.autocast(x_ND.device.type, enabled=False):  # in bf16 the rare directions would drown in rounding
+                products[name] = products.get(name, 0) + x_ND.T @ x_ND
             last[:] = [(name, inputs[0])]
 
         return hook
 
     handles = [layer.register_forward_pre_hook(read(name)) for name, layer in layers.items()]
-    by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
-    for row in rows:
-        by_length[row.length].append(row.prompt + row.completion)
     device = next(model.parameters()).device
     try:
         with autocast(), model.disable_adapter():
-            for ids in by_length.values():
-                model.get_base_model().base_model(input_ids=torch.tensor(ids, device=device), use_cache=False)
+            for chunk in length_sorted_chunks(rows):
+                ids_BT, _ = pad_rows([rows[i] for i in chunk])
+                lengths_B = torch.tensor([rows[i].length for i in chunk])
+                real_N = (torch.arange(ids_BT.shape[1]) < lengths_B[:, None]).flatten().to(device)
+                model.get_base_model().base_model(input_ids=ids_BT.to(device), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
