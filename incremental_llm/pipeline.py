@@ -132,14 +132,10 @@ def judge_increment(
     clock.lap("compile")
 
     kept = still_true(todo.accepted, dataset.superseded | todo.superseded)
-    # Its own corrections, which it was trained on, prove a night only where no suite does.
-    own = () if config.suites.new else dataset.corrections
-    tests = tuple(s for s in (correction_suite(KEPT, kept), correction_suite(LEARNED, own)) if s)
-    tested = {suite.name for suite in tests}
-    check_gain(sum(len(s.items) for s in tests if s.name == LEARNED), config.gate, config.suites.new)
+    suites = (*suites, *_correction_tests(kept, dataset, config))
     quantization = config.training.quantization
     measured = Measurement(workspace / "evaluations", base.folder, registry.objects, quantization, progress)
-    production = measured.report(todo.head.stack, (*suites, *tests), f"production v{todo.head.version}")
+    production = measured.report(todo.head.stack, suites, f"production v{todo.head.version}")
     check_measured(production, f"production v{todo.head.version}")
     clock.lap("measure production")
     anchors, spared = _anchors(measured, todo.head, config, dataset)
@@ -156,21 +152,9 @@ def judge_increment(
         )
     clock.lap("train")
     stack = todo.head.stack.plus(registry.put_object(training.adapter))
-    candidate = measured.report(stack, (*suites, *tests), "the candidate")
+    candidate = measured.report(stack, suites, "the candidate")
     clock.lap("measure candidate")
-    decision = decide(
-        candidate=candidate,
-        production=production,
-        candidate_stack=stack.digest,
-        production_stack=todo.head.stack.digest,
-        policy=config.gate,
-        new_suites=config.suites.new,
-        old_suites=config.suites.old,
-        corrections=(KEPT,) if KEPT in tested else (),
-        own_corrections=LEARNED if LEARNED in tested else None,
-        superseded_suites=superseded,
-        unguarded_suites=config.suites.watch,
-    )
+    decision = _verdict(todo.head.stack, production, stack, candidate, config, superseded)
     write_json(folder / "decision.json", decision.model_dump(mode="json"))
     return Judged(
         todo=todo,
@@ -188,6 +172,41 @@ def judge_increment(
         sources=store.get(sorted(_sources(mixture) - dataset.account.keys())),
         number=len(registry.list()),
         notes=(*filter(None, (removed, spared, untestable(dataset.corrections))), *training.notes),
+    )
+
+
+def _correction_tests(
+    kept: Sequence[AcceptedCorrection], dataset: CompiledDataset, config: RunConfig
+) -> tuple[Suite, ...]:
+    """The corrections that are tested again, as suites, as far as there are any.
+
+    A night's own ones, which it was trained on, prove it only where no new suite does.
+    """
+    own = None if config.suites.new else correction_suite(LEARNED, dataset.corrections)
+    check_gain(len(own.items) if own else 0, config.gate, config.suites.new)
+    return tuple(suite for suite in (correction_suite(KEPT, kept), own) if suite)
+
+
+def _verdict(
+    before: Stack,
+    production: EvaluationReport,
+    after: Stack,
+    candidate: EvaluationReport,
+    config: RunConfig,
+    superseded: Sequence[str],
+) -> Decision:
+    return decide(
+        candidate=candidate,
+        production=production,
+        candidate_stack=after.digest,
+        production_stack=before.digest,
+        policy=config.gate,
+        new_suites=config.suites.new,
+        old_suites=config.suites.old,
+        corrections=(KEPT,) if KEPT in candidate.suites else (),
+        own_corrections=LEARNED if LEARNED in candidate.suites else None,
+        superseded_suites=superseded,
+        unguarded_suites=config.suites.watch,
     )
 
 
