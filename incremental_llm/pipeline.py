@@ -119,7 +119,7 @@ def judge_increment(
     for suite in suites:
         registry.record_suite(suite.name, suite.version, suite.contract)
     asked = all_questions(config.suites.folder)
-    run = next_run(workspace / "runs", registry, store, config, suites, asked)
+    run = next_run(workspace, registry, store, config, suites, asked)
     todo, folder = run.todo, run.folder
     superseded = check_roles(registry, config, suites, todo)
     clock = Clock(folder / "seconds.json")

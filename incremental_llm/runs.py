@@ -53,19 +53,19 @@ class Run:
 
 
 def next_run(
-    runs: Path,
+    workspace: Path,
     registry: Registry,
     store: FeedbackStore,
     config: RunConfig,
     suites: Sequence[Suite],
     questions: Sequence[str],
 ) -> Run:
-    """The next increment, in its folder below `runs`; `questions` are all that may not be trained on.
+    """The next increment, in its folder of the workspace; writes nothing. `questions` are what may not be trained on.
 
     Raises:
         NothingToTrainError: there is no batch.
     """
-    todo = read_pending(registry, store, config)
+    todo, runs = read_pending(registry, store, config), workspace / "runs"
     anchor = config.training.anchor
     prompts = anchor_prompts(Path(anchor.prompts) if anchor.prompts else None) if anchor.weight else ()
     everyday = [canonical_json([message.model_dump() for message in prompt]) for prompt in prompts]

@@ -35,6 +35,7 @@ from incremental_llm.feedback.importers import ImportReport, import_jsonl
 from incremental_llm.lock import exclusive
 from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff
 from incremental_llm.replay import mix
+from incremental_llm.runs import Run, next_run
 
 if TYPE_CHECKING:
     from incremental_llm.evaluation.measure import Measurement
@@ -127,18 +128,23 @@ class Workspace:
 
     def compile_preview(self) -> CompiledDataset:
         """The dataset that the next increment would be made from; writes nothing."""
-        return pending.compile_pending(self._pending(), self.config, self._questions(), self.tokenizer)
+        questions = all_questions(self.config.suites.folder)
+        todo = self._next_run(self.suites(), questions).todo
+        return pending.compile_pending(todo, self.config, questions, self.tokenizer)
 
     def plan(self) -> RunPlan:
         """What `run` would do now, without doing it."""
-        todo, suites = self._pending(), self.suites()
+        suites, questions = self.suites(), all_questions(self.config.suites.folder)
+        run = self._next_run(suites, questions)
+        todo = run.todo
         pending.check_roles(self.registry, self.config, suites, todo)
-        dataset = pending.compile_pending(todo, self.config, self._questions(), self.tokenizer)
-        buffer, removed = pending.replayable(todo, dataset, self.config, self._questions())
+        dataset = pending.compile_pending(todo, self.config, questions, self.tokenizer)
+        buffer, removed = pending.replayable(todo, dataset, self.config, questions)
         lines = [
+            *([run.continued] if run.continued else []),
             f"production is v{todo.head.version} with {len(todo.head.stack.adapters)} adapters; "
             f"{len(todo.events)} new events would become {len(dataset.examples)} examples "
-            f"({len(dataset.sft)} SFT, {len(dataset.pairs)} pairs, {len(dataset.unpaired)} unpaired)"
+            f"({len(dataset.sft)} SFT, {len(dataset.pairs)} pairs, {len(dataset.unpaired)} unpaired)",
         ]
         if dataset.examples:
             lines.append(mix(dataset.examples, buffer, self.config.replay, self.config.training.seed).sentence)
@@ -315,11 +321,8 @@ class Workspace:
         lines = [f"{Path(source).name} line {number}: {reason}" for source, number, reason in refused]
         return [line for line in lines if line not in shown]
 
-    def _questions(self) -> tuple[str, ...]:
-        return all_questions(self.config.suites.folder)
-
-    def _pending(self) -> pending.Pending:
-        return pending.read_pending(self.registry, self.store, self.config)
+    def _next_run(self, suites: Sequence[Suite], questions: Sequence[str]) -> Run:
+        return next_run(self.config.workspace, self.registry, self.store, self.config, suites, questions)
 
     def _measurement(self, progress: Progress) -> Measurement:
         from incremental_llm.evaluation.measure import Measurement

@@ -49,11 +49,13 @@ def test_a_killed_run_goes_on_with_its_batch_whatever_was_imported_since(tmp_pat
         with pytest.raises(Killed):
             workspace.run(train=dying(Killed()))
         workspace.import_feedback(write_log(tmp_path / "n2.jsonl", second))
+        said = "continuing an interrupted run with its 28 events; 28 newer ones wait for the next run"
+        assert workspace.plan().lines[0] == said
+        assert workspace.compile_preview().account.keys() == {event["id"] for event in first}
         outcome = workspace.run(progress=lambda text, *_: messages.append(text))
         assert (outcome.decision, outcome.version) == ("promoted", 1), outcome.reasons
         assert workspace.registry.head().cursor == len(first)
         assert outcome.dataset.account.keys() == {event["id"] for event in first}
-        said = "continuing an interrupted run with its 28 events; 28 newer ones wait for the next run"
         assert said in messages
         assert batch_of(workspace)[0] > len(second)  # the second night, and what is replayed
 
