@@ -18,12 +18,13 @@ from incremental_llm.errors import TrainingError
 from incremental_llm.training.settings import TrainingSettings
 
 
-def new_adapter(model: Any, settings: TrainingSettings) -> Any:
+def new_adapter(model: Any, settings: TrainingSettings, below: int = 0) -> Any:
     """`model` with a fresh adapter, which alone trains; its initial A is random, B is 0.
 
-    Equal seeds give equal adapters, on every process.
+    Equal seeds and numbers of adapters `below` give equal starts, on every process. Each night starts elsewhere: from
+    the same A it would see the very inputs that the nights before wrote to.
     """
-    set_seed(settings.seed)
+    set_seed(settings.seed * 1000 + below)
     return get_peft_model(model, lora_config(model, settings))
 
 

@@ -108,7 +108,7 @@ def train_increment(
     probe = _probe_rows(kinds)
     reference_B = invariants.probe_logps(model, probe, autocast)
 
-    peft_model = new_adapter(model, settings)
+    peft_model = new_adapter(model, settings, below=len(adapter_folders))
     if settings.lora.null_space is not None and anchor is not None:
         progress("turning the adapter away from everyday inputs", 0, 1, None)
         start_in_null_space(peft_model, anchor.rows, settings.lora.null_space, autocast)
