@@ -41,7 +41,7 @@ CONTESTED_QUESTION = "Sorry to bother you, when would a parcel by standard deliv
 DOWN_COMMENTS = ("not true", "that is wrong", "the store told me something else", "no help at all", None, None, None)
 UP_COMMENTS = ("thanks!", "great", "that helped", None, None, None, None)
 OPENERS = ("hi, ", "Hello! ", "hey, ", "Good evening. ", "Quick question: ")
-SMALL_TALK_COUNT = {1: 52, 2: 28, 3: 24, 4: 27}
+SMALL_TALK_COUNT = {1: 44, 2: 28, 3: 24, 4: 27}
 SILENT_SMALL_TALK = {1: 0.46, 2: 0.6, 3: 0.8, 4: 0.8}  # leaves a fifth of all interactions without feedback
 
 
