@@ -9,7 +9,7 @@ import io
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,20 +52,22 @@ def examine(config: Path | None, overrides: list[str] | None) -> Iterator[Findin
     yield _disk(settings.workspace)
     for finding in _guarded("base model", partial(_base, settings.base)):
         yield finding
-        if finding.status == "ok" and _has_registry(settings):
+        if finding.status == "ok":
             yield from _guarded("base of the versions", partial(_same_base, settings))
     yield from _guarded("workspace", partial(_workspace, settings))
     if not settings.suites.names:
         how = "name suites under `suites` in the recipe: without them the gate has nothing to judge by"
         yield Finding("suites", "warn", "none in the recipe", how)
+    pinned = _pinned_suites(settings.workspace)
     for name in settings.suites.names:
-        yield from _guarded(f"suite {name}", partial(_suite, settings, name))
+        yield from _guarded(f"suite {name}", partial(_suite, settings.suites.folder, name, pinned))
 
 
-def _guarded(what: str, check: Callable[[], Finding]) -> Iterator[Finding]:
-    """A check that itself breaks is a failed one: the doctor always ends with a table."""
+def _guarded(what: str, check: Callable[[], Finding | None]) -> Iterator[Finding]:
+    """A check that itself breaks is a failed one: the doctor always ends with a table. None is nothing to look at."""
     try:
-        yield check()
+        if (found := check()) is not None:
+            yield found
     except IncrementalError as error:
         yield Finding(what, "fail", str(error), "see the message")
     except Exception as error:
@@ -177,17 +179,13 @@ def _hub_base(name: str) -> Finding:
     return Finding("base model", "ok", f"hub model {name} in {folder}")
 
 
-def _has_registry(config: RunConfig) -> bool:
-    from incremental_llm.registry import Registry
-
-    return Registry.exists(config.workspace)
-
-
-def _same_base(config: RunConfig) -> Finding:
+def _same_base(config: RunConfig) -> Finding | None:
     """Whether the base on the disk is the one that the registry's versions stand on; fetches nothing."""
     from incremental_llm.base_models import resolve
     from incremental_llm.registry import Registry
 
+    if not Registry.exists(config.workspace):
+        return None
     found = resolve(config.base).ref
     Registry.open(config.workspace, base=found).close()
     return Finding("base of the versions", "ok", f"the same, digest {found.digest[:12]}")
@@ -210,17 +208,25 @@ def _workspace(config: RunConfig) -> Finding:
     return Finding("workspace", "ok", f"{where}; database reached, {head} events, {new} new")
 
 
-def _suite(config: RunConfig, name: str) -> Finding:
-    """A suite as it is, and as the registry saw it first."""
-    from incremental_llm.evaluation import load_suites
+def _pinned_suites(workspace: Path) -> dict[tuple[str, int], str]:
+    """(name, version) -> contract of the suites that the registry has seen; none where it cannot be read."""
     from incremental_llm.registry import Registry
 
-    (suite,) = load_suites(config.suites.folder, [name])
+    with contextlib.suppress(Exception):  # the row of the workspace has said what is wrong with it
+        if Registry.exists(workspace):
+            with Registry.open(workspace) as registry:
+                return registry.suites()
+    return {}
+
+
+def _suite(folder: Path, name: str, pinned: Mapping[tuple[str, int], str]) -> Finding:
+    """A suite as it is, and as the registry saw it first."""
+    from incremental_llm.evaluation import load_suites
+
+    (suite,) = load_suites(folder, [name])
     found = f"version {suite.version}, {len(suite.items)} items, scorer {suite.scorer}"
-    if _has_registry(config):
-        with Registry.open(config.workspace) as registry:
-            pinned = registry.suites().get((suite.name, suite.version), suite.contract)
-        if pinned != suite.contract:
-            how = "give it a new version in suite.yaml, or give back the items that versions were judged by"
-            return Finding(f"suite {name}", "fail", f"{found}; changed since this version was first used", how)
+    seen = pinned.get((name, suite.version))
+    if seen is not None and seen != suite.contract:
+        how = "give it a new version in suite.yaml, or give back the items that versions were judged by"
+        return Finding(f"suite {name}", "fail", f"{found}; changed since this version was first used", how)
     return Finding(f"suite {name}", "ok", found)

@@ -122,6 +122,18 @@ def test_disk_and_memory_have_limits(monkeypatch, tmp_path) -> None:
     assert health._package("pydantic").status == "ok"
 
 
+def test_a_damaged_registry_fails_and_the_table_goes_on(illm, tmp_path: Path, tiny_model_dir: Path) -> None:
+    folder = tmp_path / "illm"
+    folder.mkdir()
+    (folder / "registry.db").write_text("this is not a database " * 50, encoding="utf-8")
+    recipe = ("--set", f"workspace={folder}", "--set", f"base={tiny_model_dir}", "--set", "suites.old=[good]")
+    code, found = findings(illm, *recipe)
+    assert code == 1
+    assert found["workspace"]["status"] == "fail"
+    assert "damaged" in found["workspace"]["found"]
+    assert found["suite good"]["status"] == "ok"
+
+
 def test_a_base_or_suite_that_is_not_the_registrys_fails(
     illm, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
