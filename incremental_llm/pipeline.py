@@ -3,7 +3,7 @@
     head of the registry -> events since -> dataset -> mixture -> adapter -> reports -> decision -> one commit
 
 Stages are called with plain values; only this file commits. Every step leaves its result in the run's folder (named
-after what decides it: parent, events, recipe), so the same command continues a killed run.
+after what decides it, see runs.py), so the same command continues a killed run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from incremental_llm.adapters.stack import Stack, adapter_paths
 from incremental_llm.artifacts import is_complete, staged_folder, verify_folder, write_json
 from incremental_llm.base_models import ResolvedBase
-from incremental_llm.chat import Conversation, canonical_json, json_digest
+from incremental_llm.chat import Conversation, as_dicts, canonical_json, json_digest
 from incremental_llm.config import CORRECTION_SUITES, RunConfig
 from incremental_llm.dataset import USED, AcceptedCorrection, CompiledDataset, SuiteIndex
 from incremental_llm.errors import InputError, NothingToTrainError
@@ -30,7 +30,7 @@ from incremental_llm.gate import Decision, decide
 from incremental_llm.gate.feasible import check_gain, check_measured
 from incremental_llm.pending import Pending, check_roles, compile_pending, replayable, still_true
 from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses
-from incremental_llm.replay import Mixture, ReplayBuffer, anchor_prompts, mix
+from incremental_llm.replay import Mixture, ReplayBuffer, mix
 from incremental_llm.runs import Clock, next_run
 
 Progress = Callable[[str, int, int, float | None], None]
@@ -138,7 +138,7 @@ def judge_increment(
     production = measured.report(todo.head.stack, suites, f"production v{todo.head.version}")
     check_measured(production, f"production v{todo.head.version}")
     clock.lap("measure production")
-    anchors, spared = _anchors(measured, todo.head, config, dataset)
+    anchors, spared = _anchors(measured, todo.head, run.everyday, config, dataset)
     measured.release()
     with run.pinned():
         training = train(
@@ -291,7 +291,11 @@ def _users(event: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _anchors(
-    measured: Measurement, head: Snapshot, config: RunConfig, dataset: CompiledDataset
+    measured: Measurement,
+    head: Snapshot,
+    prompts: Sequence[Conversation],
+    config: RunConfig,
+    dataset: CompiledDataset,
 ) -> tuple[list[tuple[Conversation, str]], str]:
     """Everyday prompts with the anchor teacher's own answers, kept beside its evaluations; and what was left out.
 
@@ -302,9 +306,8 @@ def _anchors(
         return [], ""
     from_base = settings.teacher == "base"
     teacher = head.stack.model_copy(update={"adapters": ()}) if from_base else head.stack
-    prompts = anchor_prompts(Path(settings.prompts) if settings.prompts else None)
     key = json_digest(
-        [teacher.digest, [canonical_json([m.model_dump() for m in p]) for p in prompts], settings.max_new_tokens]
+        [teacher.digest, [canonical_json(as_dicts(prompt)) for prompt in prompts], settings.max_new_tokens]
     )
     kept = measured.folder / teacher.digest[:16] / f"anchors-{key[:16]}"
     if not is_complete(kept):

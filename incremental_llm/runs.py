@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from incremental_llm.artifacts import write_json
-from incremental_llm.chat import canonical_json, json_digest
+from incremental_llm.chat import Conversation, as_dicts, json_digest
 from incremental_llm.config import RunConfig
 from incremental_llm.errors import TrainingError
 from incremental_llm.evaluation import Suite
@@ -30,11 +30,15 @@ BATCH = "batch.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One increment about to be made: its batch, its folder, and in words what is continued ("" for a new run)."""
+    """One increment about to be made: its batch, its folder, and in words what is continued ("" for a new run).
+
+    `everyday` are the anchor's prompts, read once: what decides the run is also what it uses.
+    """
 
     todo: Pending
     folder: Path
     setting: str
+    everyday: tuple[Conversation, ...]
     continued: str = ""
 
     @contextlib.contextmanager
@@ -67,19 +71,20 @@ def next_run(
     """
     todo, runs = read_pending(registry, store, config), workspace / "runs"
     anchor = config.training.anchor
-    prompts = anchor_prompts(Path(anchor.prompts) if anchor.prompts else None) if anchor.weight else ()
-    everyday = [canonical_json([message.model_dump() for message in prompt]) for prompt in prompts]
+    everyday = anchor_prompts(Path(anchor.prompts) if anchor.prompts else None) if anchor.weight else ()
     contracts = [[suite.name, suite.contract] for suite in suites]
-    setting = json_digest([todo.head.hash, config.digest, contracts, list(questions), everyday])
+    prompts = [as_dicts(prompt) for prompt in everyday]
+    setting = json_digest([todo.head.hash, config.digest, contracts, list(questions), prompts])
     begun = _begun(runs, setting, todo, {attempt.seqs for attempt in registry.attempts()})
     if begun is None:
         name = f"v{todo.head.version + 1}-{json_digest([setting, _seqs(todo)])[:12]}"
-        return Run(todo, runs / name, setting)
+        return Run(todo, runs / name, setting, everyday)
     folder, until = begun
     whole = read_pending(registry, store, config, until=until)
     waiting = len(todo.events) - len(whole.events)
     newer = f"; {waiting} newer ones wait for the next run" if waiting else ""
-    return Run(whole, folder, setting, f"continuing an interrupted run with its {len(whole.events)} events{newer}")
+    continued = f"continuing an interrupted run with its {len(whole.events)} events{newer}"
+    return Run(whole, folder, setting, everyday, continued)
 
 
 def _seqs(todo: Pending) -> list[int]:

@@ -27,29 +27,27 @@ class SuiteIndex:
 
     def __init__(self, texts: Iterable[str], similarity: float = 95.0) -> None:
         self.similarity = similarity
-        self._exact: set[str] = set()
+        self._exact: set[tuple[str, ...]] = set()
         self._by_numbers: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        self._phrases: dict[int, set[tuple[str, ...]]] = defaultdict(set)
-        self._seen: dict[str, bool] = {}
+        self._seen: dict[tuple[str, ...], bool] = {}
         for text in texts:
-            plain, words = normalised(text), tokens(text)
-            if len(words) >= SHORTEST_PHRASE:
-                self._phrases[len(words)].add(words)
-            if plain and plain not in self._exact:
-                self._exact.add(plain)
-                self._by_numbers[numbers(text)].append(plain)
+            words = tokens(text)
+            if words and words not in self._exact:
+                self._exact.add(words)
+                self._by_numbers[numbers(text)].append(normalised(text))
+        self._phrase_lengths = {len(words) for words in self._exact if len(words) >= SHORTEST_PHRASE}
 
     def __contains__(self, text: str) -> bool:
-        plain = normalised(text)
-        if plain not in self._seen:
-            asked = plain in self._exact or self._within(tokens(text)) or self._nearly(plain, numbers(text))
-            self._seen[plain] = asked
-        return self._seen[plain]
+        words = tokens(text)
+        if words not in self._seen:
+            asked = words in self._exact or self._within(words) or self._nearly(normalised(text), numbers(text))
+            self._seen[words] = asked
+        return self._seen[words]
 
     def _within(self, words: tuple[str, ...]) -> bool:
         return any(
-            words[start : start + length] in phrases
-            for length, phrases in self._phrases.items()
+            words[start : start + length] in self._exact
+            for length in self._phrase_lengths
             for start in range(len(words) - length + 1)
         )
 
