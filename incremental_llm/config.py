@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from incremental_llm.chat import json_digest
@@ -24,10 +23,32 @@ from incremental_llm.dataset import CompileSettings
 from incremental_llm.errors import ConfigError
 from incremental_llm.gate import GatePolicy
 from incremental_llm.replay import ReplaySettings
+from incremental_llm.strict_yaml import parse_yaml
 from incremental_llm.training.settings import TrainingSettings
 
 CORRECTION_SUITES = ("corrections", "new_corrections")
 """The suites made of accepted corrections: every earlier one that still holds, and this increment's own."""
+
+
+_EXPECTED: Mapping[str, str] = {
+    **dict.fromkeys(("tuple_type", "list_type", "set_type", "frozen_set_type"), "a list, such as [a, b]"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(
+        ("model_type", "model_attributes_type", "dict_type", "mapping_type"), "a section of keys and values"
+    ),
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "path_type": "a path",
+    "literal_error": "one of {expected}",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "too_short": "a list of at least {min_length}",
+}
+"""Type of a pydantic error -> what was expected, in the words of a recipe."""
 
 
 class SuitesConfig(BaseModel):
@@ -71,8 +92,13 @@ class RunConfig(BaseModel):
 
     @property
     def database_url(self) -> str:
-        """The feedback database."""
-        return self.database or f"sqlite:///{self.workspace.resolve() / 'feedback.db'}"
+        """The feedback database; a `?`, `#` or `%` in the workspace's path belongs to the path."""
+        if self.database:
+            return self.database
+        from sqlalchemy.engine import URL
+
+        path = str(self.workspace.resolve() / "feedback.db")
+        return URL.create("sqlite", database=path).render_as_string(hide_password=False)
 
     def at_dtype(self, dtype: str) -> RunConfig:
         """This recipe with `training.precision: auto` decided: what goes with a stack in `dtype`."""
@@ -102,13 +128,14 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     tree: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(
                 f"recipe {path}: {error.strerror}. Give a YAML file, such as recipes/nightly_smollm2_cpu.yaml."
             ) from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             raise ConfigError(f"recipe {path}: expected YAML in UTF-8, found an error: {error}") from error
+        loaded = parse_yaml(text, f"recipe {path}", ConfigError)
         if not isinstance(loaded, dict | None):
             raise ConfigError(f"recipe {path}: expected keys and values, found {type(loaded).__name__}.")
         tree = loaded or {}
@@ -124,7 +151,9 @@ def parse_config(tree: Mapping[str, Any], *, source: str) -> RunConfig:
     except ValidationError as error:
         problems = [_problem(detail) for detail in error.errors()]
         raise ConfigError(
-            f"{source}: {len(problems)} problem(s):\n" + "\n".join(f"  - {p}" for p in problems)
+            f"{source}: {len(problems)} problem(s):\n"
+            + "".join(f"  - {p}\n" for p in problems)
+            + "Correct them; a recipe by `illm init` explains every key, with its bounds."
         ) from None
 
 
@@ -138,10 +167,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         node = node[_position(override, parent, node)] if isinstance(node, list) else node.setdefault(parent, {})
         if not isinstance(node, dict | list):
             raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: expected a YAML value, found an error: {error}") from error
+    value = parse_yaml(text, f"override {override!r}", ConfigError)
     if isinstance(node, list):
         node[_position(override, last, node)] = value
     else:
@@ -157,12 +183,26 @@ def _position(override: str, part: str, among: Sequence[Any]) -> int:
 def _problem(detail: Any) -> str:
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] != "extra_forbidden":
-        return f"{where}: {detail['msg']} (found {detail['input']!r})"
+        return f"{where}: {_expected(detail)}"
     known = _keys_at(RunConfig, detail["loc"][:-1])
     near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
     return f"unknown config key '{where}'" + (
         f", did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
     )
+
+
+def _expected(detail: Any) -> str:
+    """What a value should be and what it is; a rule of the project's own says both itself."""
+    if detail["type"] == "value_error":
+        return str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "missing":
+        return "expected a value, found none"
+    found = "nothing" if detail["input"] is None else repr(detail["input"])
+    expected = _EXPECTED.get(detail["type"])
+    if expected is None:
+        return f"{detail['msg']} (found {found})"
+    limits = {key: f"{value:g}" if isinstance(value, float) else value for key, value in detail.get("ctx", {}).items()}
+    return f"expected {expected.format(**limits)}, found {found}"
 
 
 def _keys_at(model: Any, loc: Sequence[Any]) -> list[str]:

@@ -14,7 +14,15 @@ from jinja2 import TemplateError
 from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids, special_texts
 from incremental_llm.chat import Conversation
 from incremental_llm.config import RunConfig
-from incremental_llm.dataset import AcceptedCorrection, CompiledDataset, DropReason, SuiteIndex, Unfit, compile_dataset
+from incremental_llm.dataset import (
+    AcceptedCorrection,
+    CompiledDataset,
+    DropReason,
+    SuiteIndex,
+    Unfit,
+    compile_dataset,
+    contradicting,
+)
 from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import Suite
 from incremental_llm.feedback import FeedbackStore, StoredEvent
@@ -22,7 +30,7 @@ from incremental_llm.feedback.events import PolicyChange, UnknownEvent, referenc
 from incremental_llm.gate import suites_by_role
 from incremental_llm.gate.feasible import check_suites
 from incremental_llm.registry import Registry, Snapshot, consumed, has_new_feedback, increments_in
-from incremental_llm.replay import ReplayBuffer
+from incremental_llm.replay import Mixture, ReplayBuffer
 
 
 @dataclass(frozen=True)
@@ -112,10 +120,11 @@ def policy_changes(
 ) -> tuple[PolicyChange, ...]:
     """The policy changes up to a place in the log that count: by someone with the right to it, and not quarantined."""
     read = store.read(after=0, until=until, types=("policy_change",))
-    return _authorised((stored for stored in read if stored.seq not in quarantined), config)
+    return authorised((stored for stored in read if stored.seq not in quarantined), config)
 
 
-def _authorised(events: Iterable[StoredEvent], config: RunConfig) -> tuple[PolicyChange, ...]:
+def authorised(events: Iterable[StoredEvent], config: RunConfig) -> tuple[PolicyChange, ...]:
+    """The policy changes among `events`, of reviewers with the right to them."""
     return tuple(
         stored.event
         for stored in events
@@ -159,11 +168,16 @@ def unfit_for(tokenizer: Any, max_length: int) -> Unfit:
 def replayable(
     todo: Pending, dataset: CompiledDataset, config: RunConfig, questions: Sequence[str]
 ) -> tuple[ReplayBuffer, str]:
-    """The buffer without what is no longer true and what a suite asks by now, and what that removed, in words."""
+    """The buffer without what tonight's feedback ends and what a suite asks by now, and what that removed, in words."""
     index = SuiteIndex(questions, config.compile.suite_similarity)
     true, false = todo.buffer.without(dataset.superseded | todo.superseded)
-    buffer, asked = true.without_questions(index.__contains__)
-    removed = ((false, "are no longer true"), (asked, "ask what a suite asks by now"))
+    agreed, turned = true.without_contradicted(contradicting(dataset.examples))
+    buffer, asked = agreed.without_questions(index.__contains__)
+    removed = (
+        (false, "are no longer true"),
+        (turned, "are judged otherwise by now"),
+        (asked, "ask what a suite asks by now"),
+    )
     said = " and ".join(f"{count} {why}" for count, why in removed if count)
     return buffer, f"replayed examples leave the buffer: {said}" if said else ""
 
@@ -181,7 +195,7 @@ def check_roles(registry: Registry, config: RunConfig, suites: Sequence[Suite], 
         InputError: a suite that production was judged on is named no more, two roles of a suite contradict, or the gate
             could not pass with these suites.
     """
-    superseded = superseded_suites(suites, (*todo.changes, *_authorised(todo.events, config)))
+    superseded = superseded_suites(suites, (*todo.changes, *authorised(todo.events, config)))
     roles = config.suites
     suites_by_role(
         new_suites=roles.new, old_suites=roles.old, superseded_suites=superseded, unguarded_suites=roles.watch
@@ -196,6 +210,17 @@ def check_roles(registry: Registry, config: RunConfig, suites: Sequence[Suite], 
             "name: what it was taught could be lost unseen. Add it to suites.old, or to suites.watch to just see it."
         )
     return superseded
+
+
+def check_phases(mixture: Mixture, config: RunConfig) -> None:
+    """Raises NothingToTrainError where no phase has its `minimum` of examples, replayed ones included."""
+    counts = {phase.objective: (len(mixture.of_kind(phase.kind)), phase.minimum) for phase in config.training.phases}
+    if not any(found >= needed for found, needed in counts.values()):
+        short = ", ".join(f"{name} has {found} of {needed}" for name, (found, needed) in counts.items())
+        raise NothingToTrainError(
+            f"expected a phase with its `minimum` of examples, found none: {short}. "
+            "Collect more feedback, or lower `minimum` of a phase in training.phases."
+        )
 
 
 def still_true(accepted: Sequence[AcceptedCorrection], gone: frozenset[str]) -> tuple[AcceptedCorrection, ...]:

@@ -28,7 +28,15 @@ from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import event_to_dict
 from incremental_llm.gate import Decision, decide
 from incremental_llm.gate.feasible import check_gain, check_measured
-from incremental_llm.pending import Pending, check_roles, compile_pending, replayable, still_true
+from incremental_llm.pending import (
+    Pending,
+    authorised,
+    check_phases,
+    check_roles,
+    compile_pending,
+    replayable,
+    still_true,
+)
 from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses
 from incremental_llm.replay import Mixture, ReplayBuffer, mix
 from incremental_llm.runs import Clock, next_run
@@ -133,12 +141,13 @@ def judge_increment(
 
     kept = still_true(todo.accepted, dataset.superseded | todo.superseded)
     suites = (*suites, *_correction_tests(kept, dataset, config))
+    check_phases(mixture, config)
     quantization = config.training.quantization
     measured = Measurement(workspace / "evaluations", base.folder, registry.objects, quantization, progress)
     production = measured.report(todo.head.stack, suites, f"production v{todo.head.version}")
     check_measured(production, f"production v{todo.head.version}")
     clock.lap("measure production")
-    anchors, spared = _anchors(measured, todo.head, run.everyday, config, dataset)
+    anchors, spared = _anchors(measured, todo.head, run.everyday, config, dataset, asked)
     measured.release()
     with run.pinned():
         training = train(
@@ -234,6 +243,7 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
             stack_digest=judged.stack.digest,
             adapter=judged.stack.adapters[-1],
             uses=uses,
+            trusted=_policy_changes(todo, config),
             **digests,
         )
         spent = not registry.quarantined().isdisjoint(seqs)
@@ -255,6 +265,12 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
         **digests,
     )
     return RunOutcome(**vars(judged), decision="promoted", version=snapshot.version, attempt=None)
+
+
+def _policy_changes(todo: Pending, config: RunConfig) -> frozenset[int]:
+    """Places of the batch's policy changes by reviewers with the right to them."""
+    ids = {change.id for change in authorised(todo.events, config)}
+    return frozenset(stored.seq for stored in todo.events if stored.event.id in ids)
 
 
 def _uses(judged: Judged) -> tuple[EventUse, ...]:
@@ -296,10 +312,12 @@ def _anchors(
     prompts: Sequence[Conversation],
     config: RunConfig,
     dataset: CompiledDataset,
+    asked: Sequence[str],
 ) -> tuple[list[tuple[Conversation, str]], str]:
     """Everyday prompts with the anchor teacher's own answers, kept beside its evaluations; and what was left out.
 
-    The anchor would hold the old answer against a correction, so a prompt that feedback is about is none tonight.
+    The anchor would hold the old answer against a correction, so a prompt that feedback is about is none tonight; nor
+    is one that a suite asks, which would then measure what it was trained on.
     """
     settings = config.training.anchor
     if settings.weight == 0:
@@ -318,15 +336,16 @@ def _anchors(
             write_json(folder / "answers.json", answers)
     verify_folder(kept)
     answered = zip(prompts, json.loads((kept / "answers.json").read_text(encoding="utf-8")), strict=True)
-    taught = SuiteIndex((e.prompt[-1].content for e in dataset.examples), config.compile.suite_similarity)
-    anchors = [(prompt, answer) for prompt, answer in answered if prompt[-1].content not in taught]
+    taught = (example.prompt[-1].content for example in dataset.examples)
+    index = SuiteIndex((*asked, *taught), config.compile.suite_similarity)
+    anchors = [(prompt, answer) for prompt, answer in answered if prompt[-1].content not in index]
     if not anchors:
         raise InputError(
-            f"training.anchor: expected everyday prompts, found feedback about all {len(prompts)} of them. Add others "
-            "to training.anchor.prompts, or leave it out to use those of the package."
+            f"training.anchor: expected everyday prompts, found feedback or a suite about all {len(prompts)} of them. "
+            "Add others to training.anchor.prompts, or leave it out to use those of the package."
         )
     spared = len(prompts) - len(anchors)
-    return anchors, f"{spared} everyday prompts were no anchor tonight: feedback is about them" if spared else ""
+    return anchors, f"{spared} everyday prompts were no anchor tonight: feedback or a suite asks them" if spared else ""
 
 
 def _compiled(

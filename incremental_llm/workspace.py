@@ -26,12 +26,14 @@ from incremental_llm.adapters.stack import Stack, adapter_paths
 from incremental_llm.artifacts import staged_folder
 from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Message
-from incremental_llm.config import RunConfig
+from incremental_llm.config import CORRECTION_SUITES, RunConfig
 from incremental_llm.dataset import CompiledDataset
 from incremental_llm.errors import InputError
 from incremental_llm.evaluation import EvaluationReport, Suite, all_questions, load_suites
+from incremental_llm.evaluation.corrections import correction_suite
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.importers import ImportReport, import_jsonl
+from incremental_llm.gate.feasible import check_gain
 from incremental_llm.lock import exclusive
 from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff
 from incremental_llm.replay import mix
@@ -133,21 +135,32 @@ class Workspace:
         return pending.compile_pending(todo, self.config, questions, self.tokenizer)
 
     def plan(self) -> RunPlan:
-        """What `run` would do now, without doing it."""
+        """What `run` would do now, without doing it.
+
+        Raises:
+            InputError: as `run` would, for what it refuses before it measures anything.
+            NothingToTrainError: no new feedback, or none that could be trained on or could show a gain.
+        """
         suites, questions = self.suites(), all_questions(self.config.suites.folder)
+        self.config.gate.check_names((*self.config.suites.names, *CORRECTION_SUITES))
+        for suite in suites:
+            self.registry.check_suite(suite.name, suite.version, suite.contract)
         run = self._next_run(suites, questions)
         todo = run.todo
         pending.check_roles(self.registry, self.config, suites, todo)
         dataset = pending.compile_pending(todo, self.config, questions, self.tokenizer)
         buffer, removed = pending.replayable(todo, dataset, self.config, questions)
+        mixture = mix(dataset.examples, buffer, self.config.replay, self.config.training.seed)
+        own = None if self.config.suites.new else correction_suite(pipeline.LEARNED, dataset.corrections)
+        check_gain(len(own.items) if own else 0, self.config.gate, self.config.suites.new)
+        pending.check_phases(mixture, self.config)
         lines = [
             *([run.continued] if run.continued else []),
             f"production is v{todo.head.version} with {len(todo.head.stack.adapters)} adapters; "
             f"{len(todo.events)} new events would become {len(dataset.examples)} examples "
             f"({len(dataset.sft)} SFT, {len(dataset.pairs)} pairs, {len(dataset.unpaired)} unpaired)",
         ]
-        if dataset.examples:
-            lines.append(mix(dataset.examples, buffer, self.config.replay, self.config.training.seed).sentence)
+        lines.append(mixture.sentence)
         if removed:
             lines.append(removed)
         phases = ", then ".join(
@@ -244,9 +257,12 @@ class Workspace:
                 f"this workspace serves a {quantization} base: merging into 4-bit weights would lose nearly all of the "
                 "adapters, and 16-bit ones were never measured. Export the adapter instead: --form peft."
             )
+        folders = adapter_paths(snapshot.stack, self.registry.objects)
+        handoff.check_exportable(snapshot.stack, folders, out, form)
+        if form == "merged":
+            handoff.check_unquantised(self.base.folder)
         model, _tokenizer = self.load(ref)
         lineage = {"version": snapshot.version, "snapshot": snapshot.model_dump(mode="json")}
-        folders = adapter_paths(snapshot.stack, self.registry.objects)
         what = (snapshot.stack, folders, self.base.folder, out)
         if form == "merged":
             return handoff.export_merged(*what, reference=model, lineage=lineage)
@@ -257,8 +273,8 @@ class Workspace:
         self._chatting = self._chatting or self._measurement(silent)
         return self._chatting.answers(self.stack(ref), [tuple(messages)], max_new_tokens, str(ref))[0]
 
-    def report(self, out: Path) -> Path:
-        """The HTML page of everything this registry holds."""
+    def report(self, out: Path, *, say: Callable[[str], None] = lambda line: None) -> Path:
+        """The HTML page of everything this registry holds; `say` gets a line where a suite's files are not there."""
         from incremental_llm.report.history import history
         from incremental_llm.report.page import write_report
 
@@ -267,7 +283,7 @@ class Workspace:
             self.config.workspace,
             title=f"incremental_llm: {self.config.workspace.name}",
             seed=self.config.training.seed,
-            superseded=self.superseded_suites(),
+            superseded=self.superseded_suites(say=say),
             sources={"this page": "illm report"},
         )
         write_report(data, out)
@@ -286,10 +302,11 @@ class Workspace:
     ) -> None:
         self.close()
 
-    def superseded_suites(self) -> tuple[str, ...]:
-        """Suites whose truth a policy change has ended, as far as production has seen."""
-        changes = pending.changes_in_effect(self.registry, self.store, self.config)
-        return pending.superseded_suites(self.suites(), changes)
+    def superseded_suites(self, *, say: Callable[[str], None] = lambda line: None) -> tuple[str, ...]:
+        """Suites whose truth a policy change has ended, as far as production has seen; `say` as for `report`."""
+        from incremental_llm.report.superseded import superseded_suites
+
+        return superseded_suites(self.registry, self.store, self.config, say)
 
     def _run(self, progress: Progress, train: Callable[..., Any] | None) -> RunOutcome:
         from incremental_llm.report.history import night_of, read_nights, write_night

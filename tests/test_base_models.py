@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from incremental_llm.artifacts import staged_folder
 from incremental_llm.base_models import resolve
 from incremental_llm.errors import BaseModelError
 
@@ -75,3 +76,18 @@ def test_a_config_that_is_no_json_is_named(base: Path) -> None:
     (base / "config.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(BaseModelError, match=r"config\.json: expected a JSON object"):
         resolve(str(base))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(path.read_bytes() + b" "), lambda path: path.unlink()]
+)
+def test_a_damaged_converted_base_is_never_pinned(
+    damage: Callable[[Path], object], base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cached = tmp_path / "cache" / "bases" / "smollm2-135m"
+    with staged_folder(cached) as folder:
+        shutil.copytree(base, folder, dirs_exist_ok=True)
+    assert resolve("smollm2-135m").folder == cached
+    damage(cached / "tokenizer.json")
+    with pytest.raises(BaseModelError, match=r"tokenizer\.json is not what the conversion wrote\. Remove the folder"):
+        resolve("smollm2-135m")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from incremental_llm.artifacts import verify_folder
 from incremental_llm.chat import json_digest
+from incremental_llm.errors import IntegrityError
 
 
 class BaseRef(BaseModel):
@@ -39,5 +41,14 @@ class Stack(BaseModel):
 
 
 def adapter_paths(stack: Stack, objects: Path) -> tuple[Path, ...]:
-    """Folders of the stack's adapters below an object folder, oldest first."""
+    """Folders of the stack's adapters below an object folder, oldest first; each is read and compared with its digest.
+
+    Raises:
+        IntegrityError: one is missing or damaged: a flipped bit in safetensors loads without a word.
+    """
+    for digest in stack.adapters:
+        if (found := verify_folder(objects / digest)) != digest:
+            raise IntegrityError(
+                f"{objects / digest}: expected the adapter of this digest, found {found[:12]}. Restore it from a copy."
+            )
     return tuple(objects / digest for digest in stack.adapters)

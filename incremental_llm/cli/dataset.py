@@ -44,14 +44,13 @@ def show(
     with opened(config, overrides) as workspace:
         say("compiling the new feedback")
         dataset = workspace.compile_preview()
-        settings = workspace.config
         kinds: dict[str, tuple[Example, ...]]
         kinds = {"sft": dataset.sft, "pair": dataset.pairs, "unpaired": dataset.unpaired}
         if as_json:
             shown = {kind: examples[:samples] for kind, examples in kinds.items()}
             return result({**_account(dataset), "samples": shown})
         chosen = [example for examples in kinds.values() for example in examples[:samples]]
-        tokenizer = _tokenizer(settings.base) if chosen else None
+        tokenizer = workspace.tokenizer if chosen else None
     for example in chosen:
         _write_sample(tokenizer, example)
     for title, counts in _account(dataset).items():
@@ -128,10 +127,3 @@ def _write_marked(context: str, trained: Sequence[str], good: bool) -> None:
     for number, token in enumerate(trained):
         line.append(token, style=_COLOURS["good" if good else "bad"][number % 2])
     Console(highlight=False).print(line, soft_wrap=True)
-
-
-def _tokenizer(base: str) -> Any:
-    from incremental_llm.adapters.load import load_tokenizer
-    from incremental_llm.base_models import resolve
-
-    return load_tokenizer(resolve(base, say=say).folder)

@@ -12,7 +12,7 @@ import typer
 
 from incremental_llm.cli.console import next_steps, result, say, write
 from incremental_llm.cli.errors import crash_log
-from incremental_llm.cli.options import RECIPE, ConfigOption, JsonOption, SetOption, read_config
+from incremental_llm.cli.options import RECIPE, ConfigOption, JsonOption, SetOption
 from incremental_llm.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,24 +33,23 @@ def init(
     The recipe has every key with its meaning; version 0 of the workspace is the base model. A recipe that is there
     already is used as it is. The same command again finishes what was interrupted.
     """
+    from incremental_llm.config import load_config
     from incremental_llm.workspace import Workspace
 
-    given = config.resolve() if config else None
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.chdir(folder):  # a recipe's relative folders count from where the commands run
-        settings = read_config(given, overrides)
-        found = RECIPE.is_file()
-        if found and settings != read_config(RECIPE, None):
-            raise InputError(
-                f"{folder / RECIPE} is there already and says something else than --config or --set. "
-                "Nothing was changed: edit the recipe, or remove it."
-            )
+    recipe = folder / RECIPE
+    found = recipe.is_file()
+    settings = load_config(config or (recipe if found else None), overrides or ())
+    if found and settings != load_config(recipe):
+        raise InputError(
+            f"{recipe} is there already and says something else than --config or --set. "
+            "Nothing was changed: edit the recipe, or remove it."
+        )
+    with _inside(folder), crash_log(settings.workspace):
+        workspace = Workspace.create(settings, say=say)
+        version = workspace.registry.head("production").version
+        workspace.close()
         if not found:
             RECIPE.write_text(recipe_text(settings), encoding="utf-8")
-        with crash_log(settings.workspace):
-            workspace = Workspace.create(settings, say=say)
-            version = workspace.registry.head("production").version
-            workspace.close()
     if as_json:
         return result({"recipe": folder / RECIPE, "workspace": folder / settings.workspace, "production": version})
     write(f"{folder / RECIPE}: {'was there and is used as it is' if found else 'written, every key with its meaning'}")
@@ -61,6 +60,20 @@ def init(
     if not settings.suites.names:
         steps.append(f"name your suites (folders in {settings.suites.folder}) under `suites` in {RECIPE}")
     return next_steps(*steps)
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Work in `folder`, where a recipe's relative folders count from; folders made for nothing are removed again."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with contextlib.chdir(folder):
+            yield
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # it holds something by now
+                path.rmdir()
 
 
 def recipe_text(config: BaseModel) -> str:

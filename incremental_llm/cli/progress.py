@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -111,6 +112,9 @@ def progress_reporter(stream: TextIO | None = None) -> Iterator[PlainProgress | 
     """A progress callback on `stream` (stderr by default); on an error it names the stage that was cut off."""
     stream = stream or sys.stderr
     with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        # Between PEFT and transformers, nothing that a reader of the progress could act on.
+        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
         reporter = stack.enter_context(_bars(stream)) if stream.isatty() else PlainProgress(stream)
         try:
             yield reporter

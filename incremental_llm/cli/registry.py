@@ -109,7 +109,7 @@ def promote(
             raise InputError(f"expected another version than {now.version}, which production is already.")
         move = f"move production from version {now.version} to {target.version}"
         if not confirmed(move, yes=yes, dry_run=dry_run, as_json=as_json):
-            return None
+            return _stayed(now.version, target.version, as_json)
         snapshot = workspace.promote(target.version, expected=now.version)
     return _moved(snapshot, now.version, as_json)
 
@@ -130,7 +130,7 @@ def rollback(
         undone = f"roll production back from version {now.version} to the state of {target.version}"
         events = f", and quarantine events {target.cursor + 1} to {now.cursor}" if now.cursor > target.cursor else ""
         if not confirmed(undone + events, yes=yes, dry_run=dry_run, as_json=as_json):
-            return None
+            return _stayed(now.version, target.version, as_json)
         snapshot = workspace.rollback(target.version, reason, expected=now.version)
     return _moved(snapshot, now.version, as_json)
 
@@ -177,6 +177,12 @@ def _moved(snapshot: Any, before: int, as_json: bool) -> None:
         return result(snapshot)
     write(f"production is now version {snapshot.version} (was {before})")
     return next_steps("illm registry list", "illm evaluate production")
+
+
+def _stayed(now: int, target: int, as_json: bool) -> None:
+    """What to look at before a move that was shown or declined."""
+    if not as_json:
+        next_steps(f"illm registry diff {now} {target}", "the same command with --yes, to go through with it")
 
 
 def _write_tree(value: Any, depth: int = 0) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 from rapidfuzz import fuzz
 from rapidfuzz.distance import OSA
 
 from incremental_llm.chat import Message
-from incremental_llm.dataset.examples import Example, UnpairedExample
+from incremental_llm.dataset.examples import Example, PairExample, UnpairedExample
 
 NEAR_RATIO = 97.0
 """Similarity from which texts can be near duplicates: 100 x the share of characters in common (Indel ratio)."""
@@ -103,6 +103,22 @@ def near_duplicates(left: Sequence[str], right: Sequence[str]) -> bool:
     return typos <= MAX_TYPOS
 
 
+def contradicting(examples: Iterable[Example]) -> Callable[[Example], bool]:
+    """Whether an example says the opposite: praises a reply that these blame, or blames one that they praise."""
+    praised: set[object] = set()
+    blamed: set[object] = set()
+    for example in examples:
+        good, bad = _verdicts(example)
+        praised |= good
+        blamed |= bad
+
+    def contradicts(example: Example) -> bool:
+        good, bad = _verdicts(example)
+        return not (good.isdisjoint(blamed - praised) and bad.isdisjoint(praised - blamed))
+
+    return contradicts
+
+
 def exact_key(example: Example) -> tuple[object, ...]:
     """Equal for exact duplicates: kind, verdict, normalised prompt and replies."""
     return (_verdict(example), prompt_key(example.prompt), tuple(normalised(text) for text in example.texts))
@@ -130,6 +146,15 @@ def group_near(examples: Sequence[Example]) -> list[int]:
 
 def _verdict(example: Example) -> tuple[str, bool]:
     return example.kind, isinstance(example, UnpairedExample) and example.desirable
+
+
+def _verdicts(example: Example) -> tuple[set[object], set[object]]:
+    """What an example praises and what it blames, as (prompt, reply)."""
+    keys: list[object] = [(prompt_key(example.prompt), _spoken(text)) for text in example.texts]
+    if isinstance(example, PairExample):
+        return {keys[0]}, {keys[1]}
+    good = not isinstance(example, UnpairedExample) or example.desirable
+    return (set(keys), set()) if good else (set(), set(keys))
 
 
 def _repeats(one: Example, other: Example) -> bool:

@@ -22,12 +22,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from incremental_llm.chat import Message, json_digest, last_user_text
 from incremental_llm.errors import SuiteError
 from incremental_llm.evaluation.scorers import TEXT_SCORERS, normalise
+from incremental_llm.strict_yaml import parse_yaml
 
 Scorer = Literal["contains", "exact", "regex", "choice", "preference"]
 
@@ -173,12 +173,7 @@ def suite_texts(suites: Iterable[Suite]) -> tuple[str, ...]:
 
 
 def _read_head(path: Path) -> dict[str, Any]:
-    try:
-        head = yaml.safe_load(_read_text(path))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise SuiteError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}).") from error
+    head = parse_yaml(_read_text(path), str(path), SuiteError)
     if not isinstance(head, dict):
         raise SuiteError(f"{path}: expected keys and values, found {type(head).__name__}.")
     allowed = [name for name in Suite.model_fields if name != "items"]

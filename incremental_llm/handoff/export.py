@@ -56,6 +56,22 @@ class ExportReport:
     command: str
 
 
+def check_exportable(
+    stack: Stack, adapter_folders: Sequence[Path], out: Path, form: Literal["peft", "merged"] = "peft"
+) -> None:
+    """Refuse what no export can be made of, from files alone: to be called before any model is loaded.
+
+    Raises:
+        InputError: `out` is in use, an empty stack, folders that do not match it, an unknown dtype, or as "peft" a rank
+            above vLLM's largest.
+        IntegrityError: a damaged adapter.
+    """
+    _accepted(stack, None)
+    adapters = _adapters(stack, adapter_folders, out)
+    if form == "peft":
+        _served_rank(max(concatenate(adapters).ranks.values()))
+
+
 def export_peft(
     stack: Stack,
     adapter_folders: Sequence[Path],
@@ -129,7 +145,7 @@ def export_merged(
     """
     accepted = _accepted(stack, tolerance)
     adapters = _adapters(stack, adapter_folders, out)
-    _refuse_quantised(base_folder)
+    check_unquantised(base_folder)
     dtype = DTYPES[stack.dtype]
     with staged_folder(out) as folder:
         tokenizer = load_tokenizer(base_folder)
@@ -191,7 +207,8 @@ def _served_rank(rank: int) -> int:
     )
 
 
-def _refuse_quantised(base_folder: Path) -> None:
+def check_unquantised(base_folder: Path) -> None:
+    """Raises InputError for a base whose own weights are quantised: nothing can be merged into them."""
     config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
     if config.get("quantization_config"):
         raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,7 @@ from incremental_llm.registry.updates import (
     RecordSuite,
     RecordUses,
     RefIs,
+    check_suite,
     describe_base,
     same_base,
 )
@@ -311,8 +312,11 @@ class Registry:
         dataset: str | None = None,
         adapter: str | None = None,
         uses: Iterable[EventUse] = (),
+        trusted: Collection[int] = (),
     ) -> Attempt:
         """Keep a refused candidate, without a version; events refused for the second time are quarantined with it.
+
+        But for the `trusted` ones: what ends a truth on good authority does so whatever it arrived with.
 
         The same batch, recipe, parent and seed are one attempt: recording it again returns the first record.
 
@@ -342,7 +346,8 @@ class Registry:
                     adapter=adapter,
                 )
                 tx.add(RecordAttempt(attempt=attempt), RecordUses(attempt=key, adapter=adapter, uses=tuple(uses)))
-                spent = tuple(seq for seq, last in to_quarantine((*earlier, attempt)).items() if last == key)
+                last = to_quarantine((*earlier, attempt))
+                spent = tuple(seq for seq, attempt_id in last.items() if attempt_id == key and seq not in trusted)
                 if spent:
                     why = f"part of two rejected attempts, the last one: {reason}"
                     tx.add(QuarantineEvents(seqs=spent, reason=why, attempt=key))
@@ -373,6 +378,10 @@ class Registry:
         """
         with self._write() as tx:
             tx.add(RecordSuite(name=name, version=version, digest=digest))
+
+    def check_suite(self, name: str, version: int, digest: str) -> None:
+        """What `record_suite` would say, without pinning anything."""
+        check_suite(self.suites(), RecordSuite(name=name, version=version, digest=digest))
 
     def suites(self) -> dict[tuple[str, int], str]:
         """(name, version) -> digest of every suite seen."""

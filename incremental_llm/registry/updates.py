@@ -172,7 +172,7 @@ def apply(state: State, update: Update) -> State:
         case QuarantineEvents(seqs=seqs):
             return replace(state, quarantined=state.quarantined.union(seqs))
         case RecordSuite(name=name, version=version, digest=digest):
-            _check_suite(state, update)
+            check_suite(state.suites, update)
             return replace(state, suites={**state.suites, (name, version): digest})
         case RecordUses():
             return state
@@ -287,8 +287,9 @@ def _check_chain(state: State, snapshot: Snapshot) -> None:
         raise CommitError(f"version {snapshot.version}: expected its hash to cover its fields, found another one")
 
 
-def _check_suite(state: State, suite: RecordSuite) -> None:
-    known = state.suites.get((suite.name, suite.version))
+def check_suite(pinned: Mapping[tuple[str, int], str], suite: RecordSuite) -> None:
+    """Raises SuiteError for other content than this version of the suite was pinned with."""
+    known = pinned.get((suite.name, suite.version))
     if known is not None and known != suite.digest:
         raise SuiteError(
             f"suite {suite.name} version {suite.version}: expected content {known}, found {suite.digest}. "

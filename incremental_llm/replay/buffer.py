@@ -109,6 +109,11 @@ class ReplayBuffer(BaseModel):
         items = tuple(item for item in self.items if gone.isdisjoint(item.example.sources))
         return self.model_copy(update={"items": items}), len(self.items) - len(items)
 
+    def without_contradicted(self, contradicts: Callable[[Example], bool]) -> tuple[ReplayBuffer, int]:
+        """This buffer without the items whose verdict has been turned since; and how many that removed."""
+        items = tuple(item for item in self.items if not contradicts(item.example))
+        return self.model_copy(update={"items": items}), len(self.items) - len(items)
+
     def without_questions(self, stands: Callable[[str], bool]) -> tuple[ReplayBuffer, int]:
         """This buffer without the items that ask what `stands` holds of, such as a suite's question; and how many."""
         items = tuple(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 from collections import Counter
@@ -34,6 +35,8 @@ from incremental_llm.report.data import (
     Role,
     SuiteRow,
 )
+
+log = logging.getLogger(__name__)
 
 NIGHT = "night.json"
 _ANSWERS = 6  # before/after answers shown of each kind: learned, lost, still wrong
@@ -89,9 +92,15 @@ def write_night(outcome: Judged, night: Night) -> None:
 def read_nights(registry: Registry, workspace: Path) -> tuple[Night, ...]:
     """Every night that was decided, oldest first: those whose candidate the registry took in or refused."""
     decided = {s.stack.digest for s in registry.list()} | {a.stack_digest for a in registry.attempts()}
-    kept = [json.loads(path.read_text(encoding="utf-8")) for path in (workspace / "runs").glob(f"*/{NIGHT}")]
-    nights = sorted((entry for entry in kept if entry["candidate"] in decided), key=lambda entry: entry["time"])
-    return tuple(_night(entry["night"]) for entry in nights)
+    nights: list[tuple[str, Night]] = []
+    for path in (workspace / "runs").glob(f"*/{NIGHT}"):
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            if entry["candidate"] in decided:
+                nights.append((entry["time"], _night(entry["night"])))
+        except (ValueError, TypeError, KeyError) as error:  # a report is no reason to fail the night that is being made
+            log.warning("%s: expected the record of a night, found another (%r): it is not shown", path, error)
+    return tuple(night for _, night in sorted(nights, key=lambda dated: dated[0]))
 
 
 def history(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import set_seed
 
 from incremental_llm.artifacts import write_json
-from incremental_llm.errors import TrainingError
+from incremental_llm.errors import ConfigError, TrainingError
 from incremental_llm.training.settings import TrainingSettings
 
 
@@ -24,12 +25,13 @@ def new_adapter(model: Any, settings: TrainingSettings, below: int = 0) -> Any:
     Equal seeds and numbers of adapters `below` give equal starts, on every process. Each night starts elsewhere: from
     the same A it would see the very inputs that the nights before wrote to.
     """
-    set_seed(settings.seed * 1000 + below)
+    set_seed((settings.seed * 1000 + below) % 2**32)  # numpy takes no larger one
     return get_peft_model(model, lora_config(model, settings))
 
 
 def lora_config(model: Any, settings: TrainingSettings) -> LoraConfig:
     lora = settings.lora
+    _check_targets(model, lora.targets)
     targets: str | list[str] = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     layers = None
     if lora.first_layer:
@@ -53,6 +55,23 @@ def lora_config(model: Any, settings: TrainingSettings) -> LoraConfig:
         layers_to_transform=layers,
         task_type="CAUSAL_LM",
     )
+
+
+def _check_targets(model: Any, targets: str | Sequence[str]) -> None:
+    """Every name must be that of a linear layer: PEFT is content with one that matches and leaves the others out."""
+    if targets == "all-linear":
+        return
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    known = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    for target in [targets] if isinstance(targets, str) else targets:
+        if any(name == target or name.endswith("." + target) for name in linear):
+            continue
+        close = difflib.get_close_matches(target, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(
+            f"training.lora.targets: expected linear layers of the base ({', '.join(known)}), or all-linear; found "
+            f"{target!r}.{hint}"
+        )
 
 
 def autocast_of(model: Any, settings: TrainingSettings) -> Callable[[], contextlib.AbstractContextManager[Any]]:

@@ -8,6 +8,7 @@ is no checkpoint.
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
             continue
         return path
     return None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove a finished phase's checkpoints, on the first process: optimizer states are most of what a run leaves."""
+    if PartialState().is_main_process:
+        for path in folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
 
 
 class SealCheckpoints(TrainerCallback):  # type: ignore[misc]

@@ -32,6 +32,7 @@ from incremental_llm.training import invariants
 from incremental_llm.training.adapter import adapter_in_autocast_dtype, autocast_of, new_adapter, save_adapter
 from incremental_llm.training.anchor import Anchor
 from incremental_llm.training.batching import Row, TokenExample, tokenize
+from incremental_llm.training.checkpoint import remove_checkpoints
 from incremental_llm.training.distributed import agreed
 from incremental_llm.training.null_space import start_in_null_space
 from incremental_llm.training.phase import PhaseReport, plan_phase, run_phase
@@ -130,6 +131,7 @@ def train_increment(
             report = run_phase(peft_model, tokenizer, plan, settings, anchor, folder, autocast, progress)
             reports.append(report)
             _publish(peft_model, finished, base_folder.name, "phase.json", asdict(report))
+            remove_checkpoints(folder)
 
     invariants.check_frozen(frozen, invariants.frozen_digest(peft_model))
     invariants.check_only_adapter_trains(peft_model)
@@ -270,7 +272,8 @@ def _anchor(tokenizer: Any, anchors: Sequence[tuple[Conversation, str]], setting
             "anchor.weight is above 0 but there are no anchor conversations: set it to 0, or give prompts."
         )
     rows = [Row(tuple(prompt_ids(tokenizer, c)), tuple(completion_ids(tokenizer, c, answer))) for c, answer in anchors]
-    return Anchor(rows, weight=settings.anchor.weight, rows_per_step=settings.anchor.rows_per_step, seed=settings.seed)
+    told = settings.anchor
+    return Anchor(rows, weight=told.weight, rows_per_step=told.rows_per_step, seed=settings.seed, every=told.every)
 
 
 def _probe_rows(kinds: dict[str, list[TokenExample]]) -> list[Row]:

@@ -17,6 +17,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows
+from incremental_llm.training.scoring import arrange
 
 
 @torch.no_grad()
@@ -42,19 +43,20 @@ def _input_products(
     """(layer, C_DD) of each layer: the sum over all tokens of x x^T, every x scaled to length 1.
 
     Scaled, since the first token of a chat has a hundred times the length of any other in some layers. Layers that read
-    the same tensor share one product.
+    the same tensor share one product, and what all rows begin with is taken once, times the rows that it stands for.
     """
     products: dict[str, torch.Tensor] = {}
     shares: dict[str, str] = {}
     last: list[tuple[str, torch.Tensor]] = []
-    real_N = torch.ones(0, dtype=torch.bool)  # the positions of the batch at hand that are no padding
+    times_N = torch.zeros(0)  # how many tokens of the rows each place of the batch at hand stands for; 0 is padding
 
     def read(name: str) -> Any:
         def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             if last and last[0][1] is inputs[0]:
                 shares[name] = last[0][0]
                 return
-            x_ND = torch.nn.functional.normalize(inputs[0].detach().flatten(0, -2)[real_N].float(), dim=-1)
+            x_ND = torch.nn.functional.normalize(inputs[0].detach().flatten(0, -2).float(), dim=-1)
+            x_ND *= times_N.sqrt()[:, None]
             with torch.autocast(x_ND.device.type, enabled=False):  # in bf16 the rare directions would drown in rounding
                 products[name] = products.get(name, 0) + x_ND.T @ x_ND
             last[:] = [(name, inputs[0])]
@@ -62,14 +64,18 @@ def _input_products(
         return hook
 
     handles = [layer.register_forward_pre_hook(read(name)) for name, layer in layers.items()]
+    body = model.get_base_model().base_model
     device = next(model.parameters()).device
     try:
         with autocast(), model.disable_adapter():
             for chunk in length_sorted_chunks(rows):
-                ids_BT, _ = pad_rows([rows[i] for i in chunk])
-                lengths_B = torch.tensor([rows[i].length for i in chunk])
-                real_N = (torch.arange(ids_BT.shape[1]) < lengths_B[:, None]).flatten().to(device)
-                model.get_base_model().base_model(input_ids=ids_BT.to(device), use_cache=False)
+                ids_BT, own_BT = (tensor.to(device) for tensor in pad_rows([rows[i] for i in chunk]))
+                lengths_B = torch.tensor([rows[i].length for i in chunk], device=device)
+                own_BT[torch.arange(len(chunk), device=device), lengths_B - 1] = True  # a row's last token counts too
+                at_BT, arranged = arrange(body, ids_BT, own_BT)
+                real_BT = torch.arange(ids_BT.shape[1], device=device) < lengths_B[:, None]
+                times_N = torch.bincount(at_BT[real_BT], minlength=arranged["input_ids"].numel()).float()
+                body(**arranged, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

@@ -87,13 +87,15 @@ class _OnOneAdapter:
             accelerator = self.accelerator  # type: ignore[attr-defined]
             rank, processes = accelerator.process_index, accelerator.num_processes
             share = self.anchor.share(step=self.micro_steps, rank=rank, processes=processes)
-            if share.rows:
+            if share is not None and share.rows:
                 anchor_ids_BT, anchor_scored_BT = pad_rows(share.rows)
                 ids_BT = stack_rows(ids_BT, anchor_ids_BT.to(ids_BT.device))
                 scored_BT = stack_rows(scored_BT, anchor_scored_BT.to(ids_BT.device))
         logits_NV = model(input_ids=ids_BT, labelled_BT=scored_BT).logits
         own = int(batch["scored"].sum())
-        return logits_NV[:own], logits_NV[own:], share
+        # Split, not sliced: the gradient of two slices is two zero-filled copies of all logits, added up.
+        objective_NV, anchor_NV = logits_NV.split([own, len(logits_NV) - own])
+        return objective_NV, anchor_NV, share
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]

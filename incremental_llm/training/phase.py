@@ -25,7 +25,7 @@ from incremental_llm.training.anchor import Anchor
 from incremental_llm.training.batching import Row, TokenExample, training_order, with_dropout
 from incremental_llm.training.checkpoint import SealCheckpoints, last_complete_checkpoint
 from incremental_llm.training.distributed import agreed
-from incremental_llm.training.losses import dpo_losses
+from incremental_llm.training.losses import dpo_losses, kto_losses
 from incremental_llm.training.objectives import TRAINERS
 from incremental_llm.training.scoring import completion_logps
 from incremental_llm.training.settings import PhaseSettings, TrainingSettings
@@ -256,17 +256,30 @@ def _arguments(plan: PhasePlan, settings: TrainingSettings, folder: Path) -> dic
 def _nothing_to_learn(model: Any, plan: PhasePlan, autocast: Any) -> str:
     """Why a phase is skipped, or an empty string: no ups to balance the downs, or saturated margins."""
     phase, sample = plan.settings, plan.rows[:_SATURATION_SAMPLE]
+    if phase.objective == "sft":
+        return ""
     if phase.objective == "kto" and not any(row["desirable"] for row in plan.rows):
         return "kto: skipped, there are only thumbs down; training on downs alone destroys a model"
-    if phase.objective != "dpo":
-        return ""
-    sides = [Row(tuple(r["prompt_ids"]), tuple(r[side])) for side in ("chosen_ids", "rejected_ids") for r in sample]
-    chosen_B, rejected_B = torch.tensor(completion_logps(model, sides, autocast)).chunk(2)
-    ref_chosen_B, ref_rejected_B = (torch.tensor([r[f"ref_{side}"] for r in sample]) for side in ("chosen", "rejected"))
-    loss = dpo_losses(chosen_B, rejected_B, ref_chosen_B, ref_rejected_B, phase.beta).mean().item()
+    loss = (_starting_kto if phase.objective == "kto" else _starting_dpo)(model, sample, phase.beta, autocast)
     if loss < phase.saturated_below:
-        return f"dpo: skipped, its loss starts at {loss:.2g} (below {phase.saturated_below}): the margins are saturated"
+        below = f"its loss starts at {loss:.2g} (below {phase.saturated_below})"
+        return f"{phase.objective}: skipped, {below}: the margins are saturated"
     return ""
+
+
+def _starting_dpo(model: Any, rows: Sequence[dict[str, Any]], beta: float, autocast: Any) -> float:
+    sides = [Row(tuple(r["prompt_ids"]), tuple(r[side])) for side in ("chosen_ids", "rejected_ids") for r in rows]
+    chosen_B, rejected_B = torch.tensor(completion_logps(model, sides, autocast)).chunk(2)
+    ref_chosen_B, ref_rejected_B = (torch.tensor([r[f"ref_{side}"] for r in rows]) for side in ("chosen", "rejected"))
+    return float(dpo_losses(chosen_B, rejected_B, ref_chosen_B, ref_rejected_B, beta).mean())
+
+
+def _starting_kto(model: Any, rows: Sequence[dict[str, Any]], beta: float, autocast: Any) -> float:
+    """With 0, its lower bound, as the KL baseline."""
+    said = [Row(tuple(r["prompt_ids"]), tuple(r["completion_ids"])) for r in rows]
+    logps_B, ref_B = torch.tensor(completion_logps(model, said, autocast)), torch.tensor([r["ref_logps"] for r in rows])
+    wanted_B = torch.tensor([r["desirable"] for r in rows])
+    return float(kto_losses(logps_B, ref_B, wanted_B, torch.zeros(()), beta).mean())
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]

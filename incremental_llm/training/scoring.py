@@ -54,14 +54,17 @@ def labelled_hidden(body: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor) 
 
     The rows' common beginning is computed once a line, and what follows a row's last label not at all.
     """
+    at_BT, inputs = arrange(body, ids_BT, labelled_BT)
+    return body(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)[at_BT[labelled_BT]]
+
+
+def arrange(body: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """(at_BT, inputs): what to give `body`, and the flat place of each token in it, up to its row's last label."""
     if ids_BT.shape[0] == 1 or not sees_everything(body):
-        return body(input_ids=ids_BT, use_cache=False).last_hidden_state[labelled_BT]
+        return torch.arange(ids_BT.numel(), device=ids_BT.device).view_as(ids_BT), {"input_ids": ids_BT}
     shared = common_prefix(ids_BT, labelled_BT)
     at_BT, ids_LT, positions_LT, mask_L1TT = lay_out(pack(labelled_BT, shared), ids_BT, shared, body.dtype)
-    hidden_LTD = body(
-        input_ids=ids_LT, position_ids=positions_LT, attention_mask=mask_L1TT, use_cache=False
-    ).last_hidden_state
-    return hidden_LTD.flatten(0, 1)[at_BT[labelled_BT]]
+    return at_BT, {"input_ids": ids_LT, "position_ids": positions_LT, "attention_mask": mask_L1TT}
 
 
 def sees_everything(body: Any) -> bool:
@@ -107,6 +110,7 @@ def lay_out(
             ids_LT[number, place] = ids_BT[row, shared : shared + length]
             positions_LT[number, place] = torch.arange(shared, shared + length, device=device)
             owner_LT[number, place] = row
+            at_BT[row, :shared] = torch.arange(shared, device=device) + number * width
             at_BT[row, shared : shared + length] = torch.arange(length, device=device) + number * width + start
             start += length
     seen_LTT = owner_LT[:, :, None] == owner_LT[:, None, :]

@@ -40,7 +40,7 @@ class PhaseSettings(_Settings):
         0.0, ge=0, lt=1, description="SFT: share of the last question's tokens left out at random at each visit"
     )
     minimum: int = Field(2, ge=1, description="with fewer examples the phase is skipped, and says so")
-    saturated_below: float = Field(0.01, ge=0, description="skip a DPO phase whose mean loss starts below this")
+    saturated_below: float = Field(0.01, ge=0, description="skip a DPO or KTO phase whose mean loss starts below this")
 
     def passes(self, examples: int) -> float:
         """Epochs over so many examples, `max_steps` honoured."""
@@ -67,6 +67,11 @@ class AnchorSettings(_Settings):
     )
     weight: float = Field(1.0, ge=0, description="factor of the KL term (nats a token); 0 turns the anchor off")
     rows_per_step: int = Field(4, ge=1, description="anchor conversations in a micro-batch, over all processes")
+    every: int = Field(
+        1,
+        ge=1,
+        description="micro-batches from one with the anchor to the next; its weight there is so many times as large",
+    )
     max_new_tokens: int = Field(24, ge=1, description="length of the teacher's answers")
     prompts: str | None = Field(None, description="JSONL with messages; the project's everyday prompts by default")
 

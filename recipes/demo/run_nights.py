@@ -34,6 +34,7 @@ SUITES: dict[str, int] = {  # suite -> the night that teaches it; 0 is there fro
     "shop_night3": 3,
     "shop_changed": 3,
 }
+POLICY_REVIEWERS = ["r1"]  # the shop's lead reviewer: who may end a truth
 SUPERSEDED = ("shop_before_change",)  # by the policy change of night 3
 
 
@@ -82,6 +83,7 @@ def config_of(arguments: argparse.Namespace, night: int) -> RunConfig:
             f"workspace={arguments.out / f'seed{arguments.seed}'}",
             f"training.seed={arguments.seed}",
             f"suites.folder={HERE.parent.parent / 'eval_suites'}",
+            f"compile.policy_reviewers={json.dumps(POLICY_REVIEWERS)}",
             *(f"suites.{role}={json.dumps(names)}" for role, names in roles.items()),
             *arguments.set,
         ],

@@ -199,6 +199,7 @@ class FakeWorkspace:
         self.outcome = Outcome()
         self.dataset = example_dataset()
         self.measured = example_report()
+        self.unavailable = ""  # what the report has to do without
 
     example_report = staticmethod(example_report)
 
@@ -273,8 +274,10 @@ class FakeWorkspace:
         self.remember("export", ref, out, form)
         return Export(out, form, {"max_abs_logit": 0.25, "mean_kl": 0.001})
 
-    def report(self, out: Path) -> Path:
+    def report(self, out: Path, *, say: Callable[[str], None]) -> Path:
         self.remember("report", out)
+        if self.unavailable:
+            say(self.unavailable)
         out.write_text("<html></html>", encoding="utf-8")
         return out
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
+from incremental_llm.cli import health
 from incremental_llm.cli.commands import app
 
 HEAVY = ("torch", "transformers", "trl", "peft", "sqlalchemy", "pydantic", "rich", "numpy", "yaml")
@@ -46,6 +48,41 @@ def test_version(illm, monkeypatch) -> None:
     assert illm("--version").output == "incremental_llm 1.2.3\n"
     monkeypatch.setattr(metadata, "version", lambda name: metadata.distribution("no-such-thing-here").version)
     assert "not installed" in illm("--version").output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "init",
+        "feedback import a.jsonl",
+        "feedback status",
+        "dataset show -n 0",
+        "run",
+        "run --dry-run",
+        "nightly",
+        "evaluate",
+        "registry list",
+        "registry show",
+        "registry diff 0",
+        "registry quarantine",
+        "registry verify",
+        "registry promote 0 --dry-run",
+        "registry promote 0 --yes",
+        "registry rollback 0 -r bad --dry-run",
+        "registry rollback 0 -r bad --yes",
+        "export production out",
+        "export production out --form merged",
+        "report",
+        "chat -m Hi",
+        "doctor",
+    ],
+)
+def test_every_command_ends_with_what_to_do_next(illm, workspace, monkeypatch, command: str) -> None:
+    monkeypatch.setattr(health, "examine", lambda config, overrides: iter(()))
+    Path("a.jsonl").write_text("{}\n", encoding="utf-8")
+    done = illm(*command.split())
+    assert done.exit_code == 0
+    assert any(line.startswith("next: ") for line in done.stderr.splitlines())
 
 
 @pytest.mark.parametrize("wrong", ["registri", "run --fast", "export production", "registry promote"])

@@ -32,8 +32,8 @@ class LetterTokenizer:
 
 
 @pytest.fixture
-def letters(monkeypatch) -> None:
-    monkeypatch.setattr(dataset, "_tokenizer", lambda base: LetterTokenizer())
+def letters(workspace, monkeypatch) -> None:
+    monkeypatch.setattr(workspace, "tokenizer", LetterTokenizer(), raising=False)
 
 
 def test_segments_are_the_context_and_each_trained_token() -> None:

@@ -118,7 +118,7 @@ def test_a_missing_recipe_and_a_missing_workspace_say_what_to_do(illm, workspace
 @pytest.mark.parametrize(
     ("override", "found"),
     [
-        ("a=[1", "expected a YAML value"),
+        ("a=[1", "override 'a=[1':1: not valid YAML"),
         ("suites={old: [general], new: [general]}", "found general twice"),
         ("suites.old=[corrections]", "rename yours"),
     ],

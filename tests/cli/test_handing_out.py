@@ -51,6 +51,21 @@ def test_a_report_into_a_folder_is_wrong_input(illm, workspace) -> None:
     assert "found a folder. Write report.html instead" in done.stderr
 
 
+def test_a_report_into_a_missing_folder_is_wrong_input(illm, workspace) -> None:
+    done = illm("report", "nope/x/r.html")
+    assert done.exit_code == 2
+    assert "error: nope/x/r.html: expected a folder nope/x to write into, found none. Make it" in done.stderr
+    assert not Path("nope").exists()
+    assert workspace.calls == []
+
+
+def test_a_report_says_on_stderr_what_was_not_available(illm, workspace) -> None:
+    workspace.unavailable = "not available: general"
+    done = illm("report", "--json")
+    assert "not available: general" in done.stderr
+    assert json.loads(done.stdout) == {"report": "report.html"}
+
+
 def test_chat_answers_one_message(illm, workspace) -> None:
     done = illm("chat", "1", "-m", "Hi", "--max-new-tokens", "9")
     assert done.stdout == "answer 1\n"

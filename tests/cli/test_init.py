@@ -7,6 +7,7 @@ import yaml
 
 from incremental_llm.cli.init import recipe_text
 from incremental_llm.config import RunConfig, load_config
+from incremental_llm.errors import BaseModelError
 
 
 def test_the_recipe_reads_back_as_the_same_config(tmp_path) -> None:
@@ -59,6 +60,21 @@ def test_init_again_uses_the_recipe_that_is_there(illm, workspace) -> None:
     refused = illm("init", "--set", "training.seed=6")
     assert refused.exit_code == 2
     assert "Nothing was changed: edit the recipe, or remove it" in refused.stderr
+
+
+def test_a_refused_init_leaves_nothing_behind(illm, workspace) -> None:
+    done = illm("init", "new/shop", "--config", "missing.yaml")
+    assert done.exit_code == 2
+    assert "recipe missing.yaml" in done.stderr
+    assert not Path("new").exists()
+    workspace.fail = BaseModelError("no such base")
+    create = workspace.create
+    workspace.create = lambda config, *, say: workspace.remember("create", config.base)  # refused before it makes any
+    assert illm("init", "new/shop").exit_code == 2
+    assert not Path("new").exists()
+    workspace.create, workspace.fail = create, None
+    assert illm("init", "new/shop").exit_code == 0
+    assert Path("new/shop/incremental.yaml").is_file()
 
 
 def test_init_resumes_after_a_failure(illm, workspace) -> None:

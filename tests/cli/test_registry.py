@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from incremental_llm.cli import registry
+
 
 def test_list_shows_versions_refs_and_attempts(illm, workspace) -> None:
     shown = illm("registry", "list").stdout
@@ -45,11 +47,22 @@ def test_moving_production_needs_yes_without_a_terminal(illm, workspace, command
     shown = illm("registry", *command, "--dry-run")
     assert shown.exit_code == 0
     assert shown.stdout.startswith("would ")
+    assert "next: illm registry diff 1 0" in shown.stderr
+    assert "next:" not in illm("registry", *command, "--dry-run", "--json").output
     assert workspace.calls == []
     done = illm("registry", *command, "--yes")
     assert done.exit_code == 0
     assert workspace.calls == [call]
     assert "production is now version" in done.stdout
+
+
+@pytest.mark.parametrize("command", [("promote", "0"), ("rollback", "0", "-r", "bad")])
+def test_a_declined_move_says_what_to_look_at(illm, workspace, monkeypatch, command) -> None:
+    monkeypatch.setattr(registry, "confirmed", lambda *_args, **_kwargs: False)
+    done = illm("registry", *command)
+    assert done.exit_code == 0
+    assert "next: illm registry diff 1 0" in done.stderr
+    assert workspace.calls == []
 
 
 def test_promoting_what_is_production_already_is_wrong_input(illm, workspace) -> None:

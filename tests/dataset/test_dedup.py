@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from incremental_llm.chat import Message
-from incremental_llm.dataset import SftExample, UnpairedExample
+from incremental_llm.dataset import PairExample, SftExample, UnpairedExample, contradicting
 from incremental_llm.dataset.dedup import exact_key, group_near, near_duplicates, normalised, same_statement
+from incremental_llm.dataset.examples import Example
 
+ASKED = (Message(role="user", content="How long?"),)
+SAID = {"prompt": ASKED, "sources": ("i", "k"), "users": ("u",)}
 BOOTS = "Is it true that I can return every pair of boots within 30 days if they are clean and in their box"
 
 
@@ -148,3 +151,23 @@ def test_five_thousand_examples_are_grouped() -> None:
     typos = [text.replace("ando", "adno", 1) for text in texts[:1000]]
     first = group_near([example(text) for text in (*texts, *typos)])
     assert sum(original != position for position, original in enumerate(first)) > 800
+
+
+@pytest.mark.parametrize(
+    ("old", "turned"),
+    [
+        (UnpairedExample(**SAID, completion="14 days.", desirable=True), True),
+        (SftExample(**SAID, completion="14 DAYS"), True),
+        (PairExample(**SAID, chosen="14 days", rejected="7 days"), True),
+        (PairExample(**SAID, chosen="7 days", rejected="30 days"), True),
+        (UnpairedExample(**SAID, completion="30 days", desirable=False), True),
+        (UnpairedExample(**SAID, completion="14 days.", desirable=False), False),
+        (SftExample(**SAID, completion="30 days"), False),
+        (SftExample(**SAID, completion="15 days"), False),
+        (SftExample(**SAID | {"prompt": (Message(role="user", content="How far?"),)}, completion="14 days"), False),
+    ],
+)
+def test_a_later_verdict_turns_an_earlier_one_on_the_same_reply(old: Example, turned: bool) -> None:
+    tonight = [PairExample(**SAID, chosen="30 days", rejected="14 days")]
+    assert contradicting(tonight)(old) is turned
+    assert not contradicting([])(old)

@@ -60,13 +60,24 @@ def test_a_killed_run_goes_on_with_its_batch_whatever_was_imported_since(tmp_pat
         assert batch_of(workspace)[0] > len(second)  # the second night, and what is replayed
 
 
-def test_a_batch_that_training_breaks_on_is_let_go(tmp_path: Path, tiny_config: Config) -> None:
+@pytest.mark.parametrize(
+    ("error", "batch"),
+    [
+        (TrainingError("the loss is not finite"), 56),
+        (NothingToTrainError("no phase has enough examples"), 56),
+        (RuntimeError("out of memory"), 56),
+        (OSError(28, "No space left on device"), 28),  # the machine's fault: what was trained is worth going on with
+    ],
+)
+def test_a_batch_that_training_breaks_on_is_let_go(
+    error: Exception, batch: int, tmp_path: Path, tiny_config: Config
+) -> None:
     with Workspace.create(tiny_config()) as workspace:
         workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
-        with pytest.raises(TrainingError, match="not finite"):
-            workspace.run(train=dying(TrainingError("the loss is not finite")))
+        with pytest.raises(type(error)):
+            workspace.run(train=dying(error))
         workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, GOOD, BAD)))
-        assert batch_of(workspace)[0] == 56
+        assert batch_of(workspace)[0] == batch
 
 
 def test_a_batch_that_became_no_example_is_not_held_on_to(tmp_path: Path, tiny_config: Config) -> None:

@@ -12,7 +12,7 @@ from incremental_llm.report import ReportData, results_json
 from incremental_llm.report.history import history
 from incremental_llm.workspace import Workspace
 
-from .conftest import BAD, GOOD, night, write_log
+from .conftest import BAD, GOOD, copy_suite, night, write_log
 
 Config = Callable[..., RunConfig]
 
@@ -58,3 +58,30 @@ def test_a_suite_with_other_items_is_not_compared_with_what_it_was(tmp_path: Pat
         assert data.versions == ("base", "v1", "v2")
         assert data.against_base == {}
         assert set(results_json(data)["scores"]) == {"tiny"}
+
+
+def test_a_report_needs_no_suite_files(tmp_path: Path, tiny_config: Config) -> None:
+    config = tiny_config()
+    copy_suite(config, "tiny2")
+    head = config.suites.folder / "tiny" / "suite.yaml"
+    head.write_text(head.read_text(encoding="utf-8") + "superseded_by: [c1]\n", encoding="utf-8")
+    roles = config.suites.model_copy(update={"old": ("tiny", "tiny2")})
+    allowed = config.compile.model_copy(update={"policy_reviewers": frozenset({"r0"})})
+    config = config.model_copy(update={"suites": roles, "compile": allowed})
+    change = {"type": "policy_change", "id": "c1", "time": "2026-11-01T14:00:00Z", "reviewer": "r0", "supersedes": []}
+    said: list[str] = []
+    with Workspace.create(config) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", [*night(1, GOOD, BAD), change]))
+        assert workspace.run().decision == "promoted"
+        assert workspace.superseded_suites(say=said.append) == ("tiny",)
+        assert said == []
+
+        bare = roles.model_copy(update={"old": ()})
+        moved = roles.model_copy(update={"folder": tmp_path / "moved"})
+        for suites, line in ((bare, "the recipe names no suites"), (moved, "not available: tiny, tiny2 (")):
+            workspace.config = config.model_copy(update={"suites": suites})
+            page = workspace.report(tmp_path / "report.html", say=said.append)
+            assert "superseded" in page.read_text(encoding="utf-8")
+            assert workspace.superseded_suites() == ("tiny",)
+            assert said.pop().startswith(line)
+            assert said == []

@@ -14,7 +14,7 @@ from incremental_llm.adapters import load
 from incremental_llm.adapters.stack import adapter_paths
 from incremental_llm.artifacts import verify_folder
 from incremental_llm.config import RunConfig
-from incremental_llm.errors import InputError, NothingToTrainError, SuiteError
+from incremental_llm.errors import InputError, IntegrityError, NothingToTrainError, SuiteError
 from incremental_llm.registry import Registry
 from incremental_llm.report.history import read_nights
 from incremental_llm.workspace import Workspace
@@ -72,6 +72,20 @@ def test_the_second_adapter_stands_on_the_frozen_first_and_replay_is_mixed_in(
         assert verify_folder(below) == digest
         seen = {sighting.adapter for sighting in workspace.registry.adapters_that_saw("u0")}
         assert len(seen) == 2
+
+
+def test_a_damaged_adapter_neither_serves_nor_is_measured(tmp_path: Path, tiny_config: Config) -> None:
+    with Workspace.create(tiny_config()) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        assert workspace.run().decision == "promoted"
+        (adapter,) = adapter_paths(workspace.stack(), workspace.registry.objects)
+        weights = adapter / "adapter_model.safetensors"
+        flipped = bytearray(weights.read_bytes())
+        flipped[-9] ^= 1
+        weights.write_bytes(flipped)
+        for use in (workspace.load, lambda: workspace.merge("production", tmp_path / "merged", rank=2)):
+            with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors differ"):
+                use()
 
 
 def test_own_corrections_are_evidence_only_where_no_new_suite_is(tmp_path: Path, tiny_config: Config) -> None:
@@ -143,6 +157,10 @@ def test_a_night_counts_exactly_when_its_version_does(
                 workspace.run()
         assert workspace.registry.head().version == nights
         assert [n.version for n in read_nights(workspace.registry, config.workspace)] == [1] * nights
+        for damaged in ("{", '{"candidate": "x"}', "[]"):
+            for path in config.workspace.glob("runs/*/night.json"):
+                path.write_text(damaged, encoding="utf-8")
+            assert read_nights(workspace.registry, config.workspace) == ()  # a report never fails a night
 
 
 def test_a_recipe_without_suites_is_refused_before_the_trainers_are_loaded(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from incremental_llm.config import RunConfig
-from incremental_llm.errors import InputError, NothingToTrainError, SuiteError, WorkspaceBusyError
+from incremental_llm.errors import ConfigError, InputError, NothingToTrainError, SuiteError, WorkspaceBusyError
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.events import parse_event
 from incremental_llm.pending import changes_in_effect, policy_changes
@@ -201,7 +201,7 @@ def test_feedback_about_an_everyday_prompt_takes_it_from_the_anchor(tmp_path: Pa
     prompts = tmp_path / "everyday.jsonl"
     lines = [
         {"id": f"a{i}", "messages": [{"role": "user", "content": text}]}
-        for i, text in enumerate(["Is the fox here?", "How are you?", "Tell me a joke."])
+        for i, text in enumerate(["Is the fox here?", "Count to 3", "How are you?", "Tell me a joke."])
     ]
     prompts.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     config = tiny_config(anchor={"weight": 0.1, "rows_per_step": 2, "max_new_tokens": 4, "prompts": str(prompts)})
@@ -215,7 +215,7 @@ def test_feedback_about_an_everyday_prompt_takes_it_from_the_anchor(tmp_path: Pa
         workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
         outcome = workspace.run(train=remember)
     assert anchors == ["How are you?", "Tell me a joke."]
-    assert "1 everyday prompts were no anchor tonight: feedback is about them" in outcome.notes
+    assert "2 everyday prompts were no anchor tonight: feedback or a suite asks them" in outcome.notes
 
 
 def test_feedback_about_every_everyday_prompt_is_said_before_training(tmp_path: Path, tiny_config: Config) -> None:
@@ -224,7 +224,9 @@ def test_feedback_about_every_everyday_prompt_is_said_before_training(tmp_path: 
     config = tiny_config(anchor={"weight": 0.1, "rows_per_step": 2, "max_new_tokens": 4, "prompts": str(prompts)})
     with Workspace.create(config) as workspace:
         workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
-        with pytest.raises(InputError, match=r"found feedback about all 1 of them\. Add others to training\.anchor"):
+        with pytest.raises(
+            InputError, match=r"found feedback or a suite about all 1 of them\. Add others to training\.anchor"
+        ):
             workspace.run()
 
 
@@ -268,6 +270,29 @@ def test_a_policy_change_counts_again_where_production_is_moved_back_to_it(tmp_p
         assert changes() == ["p1"]
 
 
+def test_a_policy_change_outlives_the_refused_batches_that_it_came_with(tmp_path: Path, tiny_config: Config) -> None:
+    head = {"type": "policy_change", "time": "2026-11-01T13:00:00Z", "reviewer": "boss", "supersedes": ["x"]}
+    config = tiny_config()
+    allowed = config.compile.model_copy(update={"policy_reviewers": frozenset({"boss"})})
+    with Workspace.create(config.model_copy(update={"compile": allowed})) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        assert workspace.run().decision == "promoted"
+        changes = [head | {"id": "p1"}, head | {"id": "p2", "reviewer": "nobody"}]
+        for number, extra in ((2, changes), (3, [])):
+            workspace.import_feedback(write_log(tmp_path / f"n{number}.jsonl", [*night(number, BAD, GOOD), *extra]))
+            outcome = workspace.run()
+        assert outcome.decision == "quarantined"
+        seqs = {stored.event.id: stored.seq for stored in workspace.store.read(after=28)}
+        held = workspace.registry.quarantined()
+        assert seqs["p1"] not in held and seqs["p2"] in held and seqs["n2-k0"] in held
+
+        with Workspace.open(workspace.config) as later:
+            later.import_feedback(write_log(tmp_path / "n4.jsonl", night(4, GOOD, BAD)))
+            outcome = later.run()
+            assert "p1" in outcome.dataset.account and "p2" not in outcome.dataset.account
+            assert outcome.dataset.superseded == {"x"}
+
+
 def test_a_suite_that_production_was_judged_on_cannot_vanish_after_a_rollback(
     tmp_path: Path, tiny_config: Config
 ) -> None:
@@ -296,3 +321,59 @@ def test_a_kept_measurement_of_another_stack_or_damaged_is_made_again(tmp_path: 
             kept.write_text(damaged, encoding="utf-8")
             assert workspace.evaluate().suites["tiny"] == first
             assert workspace.stack().digest in kept.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_an_export_that_cannot_be_is_refused_before_a_model_is_loaded(
+    form: Any, tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").touch()
+    with Workspace.create(tiny_config()) as workspace:
+        monkeypatch.setattr(workspace, "load", no_training)
+        with pytest.raises(InputError, match="an export never overwrites"):
+            workspace.export("production", tmp_path / "taken", form)
+        with pytest.raises(InputError, match="expected a stack with adapters to export, found none"):
+            workspace.export(0, tmp_path / "new", form)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_dry_run_refuses_what_the_run_refuses_before_training(tmp_path: Path, tiny_config: Config) -> None:
+    config = tiny_config()
+
+    def refused_by_both(workspace: Workspace, error: type[Exception], said: str) -> None:
+        for attempt in (workspace.plan, lambda: workspace.run(train=no_training)):
+            with pytest.raises(error, match=said):
+                attempt()
+
+    with Workspace.create(config) as workspace:
+        only_served = [event for event in night(1, GOOD, BAD) if event["type"] == "interaction"]
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", only_served))
+        refused_by_both(workspace, NothingToTrainError, "example")
+        few = [served("i1", "eve"), corrected("k1", "i1")]
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", few))
+        refused_by_both(workspace, NothingToTrainError, "1 new corrections that can be tested")
+        margins = config.gate.model_copy(update={"margins": {"tinny": 0.2}})
+        workspace.config = config.model_copy(update={"gate": margins})
+        refused_by_both(workspace, ConfigError, "names a suite 'tinny' that does not exist, did you mean 'tiny'")
+        workspace.config = config
+        workspace.evaluate()
+        items = config.suites.folder / "tiny" / "items.jsonl"
+        items.write_text(items.read_text(encoding="utf-8").replace("Count to 3", "Count up to 3"), encoding="utf-8")
+        refused_by_both(workspace, SuiteError, "changed without a new version")
+
+
+def test_a_dry_run_says_when_no_phase_has_its_minimum(tmp_path: Path, tiny_config: Config) -> None:
+    phases = [
+        {"objective": "dpo", "learning_rate": 1e-3, "epochs": 1, "minimum": 15},
+        {"objective": "sft", "learning_rate": 1e-2, "epochs": 8, "minimum": 14},
+    ]
+    with Workspace.create(tiny_config(phases=phases)) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        assert workspace.plan().lines
+    phases[1]["minimum"] = 15
+    with Workspace.open(tiny_config(phases=phases)) as workspace:
+        with pytest.raises(NothingToTrainError, match=r"found none: dpo has 14 of 15, sft has 14 of 15\."):
+            workspace.plan()
+        with pytest.raises(NothingToTrainError, match="lower `minimum` of a phase"):
+            workspace.run()

@@ -145,6 +145,7 @@ def test_every_scorer_has_its_keys(tmp_path: Path, scorer: str, fields: dict[str
     [
         ("suite.yaml", "name: [", "suite.yaml:1: not valid YAML"),
         ("suite.yaml", "- a", "expected keys and values"),
+        ("suite.yaml", "name: shop\nversion: 1\nversion: 2\n", "suite.yaml:3: .*found 'version' again after line 2"),
         ("items.jsonl", "\n{", "items.jsonl:2: not valid JSON"),
         ("items.jsonl", "[1]", "items.jsonl:1: expected an object"),
     ],

@@ -21,7 +21,7 @@ from incremental_llm.adapters.merge import merge_into
 from incremental_llm.adapters.stack import BaseRef, Stack
 from incremental_llm.artifacts import folder_digest, verify_folder
 from incremental_llm.errors import InputError, IntegrityError
-from incremental_llm.handoff import PROBES, VLLM_RANKS, export_merged, export_peft
+from incremental_llm.handoff import PROBES, VLLM_RANKS, check_exportable, export_merged, export_peft
 from incremental_llm.handoff.check import probe_ids
 
 CPU = torch.device("cpu")
@@ -246,3 +246,21 @@ def test_an_unknown_dtype_is_refused(case: Case, tmp_path: Path) -> None:
     stack = copy.deepcopy(case.stack).model_copy(update={"dtype": "int4"})
     with pytest.raises(InputError, match="'int4'"):
         export_merged(out=tmp_path / "out", **{**case.arguments, "stack": stack})
+
+
+def test_what_cannot_be_exported_is_refused_from_files_alone(case: Case, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    check_exportable(case.stack, case.folders, out)
+    assert not out.exists()
+    empty = case.stack.model_copy(update={"adapters": ()})
+    with pytest.raises(InputError, match="expected a stack with adapters to export, found none"):
+        check_exportable(empty, (), out)
+    with pytest.raises(InputError, match="expected a stack in one of"):
+        check_exportable(case.stack.model_copy(update={"dtype": "int8"}), case.folders, out)
+    many = case.stack.model_copy(update={"adapters": case.stack.adapters * 50})
+    with pytest.raises(InputError, match="vLLM's largest, found 550"):
+        check_exportable(many, case.folders * 50, out)
+    check_exportable(many, case.folders * 50, out, "merged")
+    (out / "taken").mkdir(parents=True)
+    with pytest.raises(InputError, match="an export never overwrites"):
+        check_exportable(case.stack, case.folders, out)

@@ -176,3 +176,11 @@ def test_a_smaller_capacity_shrinks_every_increment_alike() -> None:
     assert smaller.counts()["sft"] == {1: 5, 2: 5} and smaller == buffer.with_capacity({"sft": 10}, seed=3)
     assert set(smaller.items) <= set(buffer.items)
     assert buffer.with_capacity({"sft": 99}, seed=3).items == buffer.items
+
+
+def test_what_is_judged_otherwise_by_now_leaves() -> None:
+    kept, turned = example("sft", "kept"), example("unpaired", "turned")
+    buffer = ReplayBuffer().updated([kept, turned], 1, seed=0)
+    left, removed = buffer.without_contradicted(lambda e: e.id == turned.id)
+    assert ([item.example for item in left.items], removed) == ([kept], 1)
+    assert left.seen == buffer.seen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from incremental_llm.adapters import load
+from incremental_llm.adapters.chat_tokens import prompt_ids
 from incremental_llm.artifacts import verify_folder, write_manifest
 from incremental_llm.dataset.examples import SftExample, UnpairedExample
-from incremental_llm.errors import IntegrityError, NothingToTrainError, TrainingError
+from incremental_llm.errors import ConfigError, IntegrityError, NothingToTrainError, TrainingError
 from incremental_llm.training import adapter, invariants, objectives
 from incremental_llm.training import increment as module
 from incremental_llm.training.settings import PhaseSettings
@@ -30,12 +31,12 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def phases_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """(objective, model) of every phase that runs, in order."""
+def phases_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    """(plan, model) of every phase that runs, in order."""
     run_phase, seen = module.run_phase, []
 
     def recorded(model: Any, tokenizer: Any, plan: Any, *rest: Any) -> Any:
-        seen.append((plan.settings.objective, model))
+        seen.append((plan, model))
         return run_phase(model, tokenizer, plan, *rest)
 
     monkeypatch.setattr(module, "run_phase", recorded)
@@ -61,7 +62,9 @@ def test_three_objectives_train_one_adapter_against_one_reference(
     result = increment()
     assert compared == ["dpo", "kto", "sft"]
     assert [(p.objective, p.steps, p.note) for p in result.phases] == [("dpo", 3, ""), ("kto", 3, ""), ("sft", 5, "")]
-    assert result.phases[0].losses[0] == pytest.approx(0.6931 * _mean_weight(result), abs=0.2)
+    first = phases_run[0][0]
+    weights = [row["weight"] for row in first.rows[: first.settings.batch_size]]
+    assert result.phases[0].losses[0] == pytest.approx(math.log(2) * sum(weights) / len(weights), abs=1e-4)
     assert all(len(p.losses) == len(p.anchor_kl) == p.steps for p in result.phases)
     assert result.phases[0].anchor_kl[0] == pytest.approx(0, abs=1e-5)
     for _, model in phases_run:
@@ -74,9 +77,35 @@ def test_three_objectives_train_one_adapter_against_one_reference(
     assert any(t.abs().max() > 0 for name, t in tensors(result.adapter).items() if "lora_B" in name)
 
 
-def _mean_weight(result: Any) -> float:
-    assert result.phases[0].examples == 10
-    return sum(1 - 0.05 * n for n in range(10)) / 10
+@pytest.mark.parametrize(("objective", "kind"), [("sft", "sft"), ("dpo", "pair"), ("kto", "unpaired")])
+def test_every_row_carries_the_weight_of_its_example(
+    objective: str, kind: str, increment: Increment, phases_run: list[Any], tiny_tokenizer: Any
+) -> None:
+    increment(objective, examples=examples_of(kind))
+    ((plan, _),) = phases_run
+    told = {tuple(prompt_ids(tiny_tokenizer, e.prompt)): e for e in examples_of(kind)}
+    ups, downs = (sum(e.weight for e in told.values() if getattr(e, "desirable", True) is up) for up in (True, False))
+    assert len(told) == 10 and len({row["weight"] for row in plan.rows}) > 8
+    for row in plan.rows:
+        example = told[tuple(row["prompt_ids"])]
+        scale = 1.0 if getattr(example, "desirable", True) else min(1.0, ups / downs)
+        assert row["weight"] == pytest.approx(example.weight * scale)
+
+
+@pytest.mark.parametrize("targets", [("gate_proj", "up_porj"), "dwn_proj"])
+def test_a_mistyped_target_is_refused_and_not_left_out(increment: Increment, targets: Any) -> None:
+    with pytest.raises(ConfigError, match=r"lora\.targets: expected linear layers .* Did you mean '(up|down)_proj'"):
+        increment(settings=settings_of("sft", lora={"rank": 4, "alpha": 8, "targets": targets}))
+
+
+def test_the_largest_seed_trains(increment: Increment) -> None:
+    increment(settings=settings_of("sft", seed=2**32 - 1))
+
+
+def test_a_finished_run_keeps_no_optimizer_state(increment: Increment, tmp_path: Path) -> None:
+    increment(settings=settings_of("sft", save_steps=1))
+    assert not list((tmp_path / "run").rglob("checkpoint-*"))
+    assert list((tmp_path / "run").rglob("phase.json"))
 
 
 def test_unit_weights_start_at_ln_2_and_a_half(increment: Increment) -> None:
@@ -143,18 +172,21 @@ def test_the_frozen_stack_below_is_checked_on_the_disk_too(increment: Increment,
         increment("sft", adapter_folders=[below], out=tmp_path / "third", progress=tamper)
 
 
-def test_a_saturated_dpo_phase_is_skipped_and_says_so(increment: Increment, tmp_path: Path) -> None:
-    full = [{"objective": "dpo", "learning_rate": 1e-3, "epochs": 1, "saturated_below": 0.7}]
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_a_saturated_preference_phase_is_skipped_and_says_so(
+    objective: str, increment: Increment, tmp_path: Path
+) -> None:
+    full = [{"objective": objective, "learning_rate": 1e-3, "epochs": 1, "saturated_below": 0.7}]  # starts at ln 2, 0.5
     result = increment(settings=settings_of(phases=[*full, PHASES["sft"]]))
-    dpo, sft = result.phases
-    assert (dpo.steps, dpo.tokens, sft.steps) == (0, 0, 5)
-    assert "the margins are saturated" in dpo.note
+    skipped, sft = result.phases
+    assert (skipped.steps, skipped.tokens, sft.steps) == (0, 0, 5)
+    assert "the margins are saturated" in skipped.note
     assert result.notes == (
         "20 of 30 examples were reached by no step: phases of less than an epoch, ended by max_steps, or skipped",
-        dpo.note,
+        skipped.note,
     )
     assert len(result.not_trained) == 20
-    with pytest.raises(NothingToTrainError, match="every phase was skipped: dpo: skipped"):
+    with pytest.raises(NothingToTrainError, match=f"every phase was skipped: {objective}: skipped"):
         increment(settings=settings_of(phases=full), out=tmp_path / "alone")
 
 
@@ -220,7 +252,7 @@ def test_a_run_killed_inside_its_second_phase_ends_with_the_same_adapter(
         increment(settings=settings, out=tmp_path / "cut", progress=die)
     assert (tmp_path / "cut" / "phase1-sft" / "checkpoint-2").is_dir()
     assert not (tmp_path / "cut" / "adapter").exists()
-    assert [objective for objective, _ in phases_run] == ["dpo", "sft"]
+    assert [plan.settings.objective for plan, _ in phases_run] == ["dpo", "sft"]
 
     seen: list[int] = []
     resumed = increment(
@@ -228,7 +260,7 @@ def test_a_run_killed_inside_its_second_phase_ends_with_the_same_adapter(
         out=tmp_path / "cut",
         progress=lambda what, done, total, loss: seen.append(done) if what == "training sft" else None,
     )
-    assert [objective for objective, _ in phases_run] == ["dpo", "sft", "sft"]  # DPO was not trained again
+    assert [plan.settings.objective for plan, _ in phases_run] == ["dpo", "sft", "sft"]  # DPO was not trained again
     assert seen == [3, 4, 5]
     assert all(torch.equal(t, tensors(resumed.adapter)[name]) for name, t in tensors(whole.adapter).items())
     assert resumed.phases[1].losses == whole.phases[1].losses
@@ -241,11 +273,14 @@ def test_a_run_killed_inside_its_second_phase_ends_with_the_same_adapter(
 def test_a_damaged_checkpoint_is_passed_over(increment: Increment, phases_run: list[Any], tmp_path: Path) -> None:
     settings = settings_of("sft", save_steps=2)
     whole = increment(settings=settings, out=tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    shutil.rmtree(tmp_path / "cut" / "adapter")
-    phase = tmp_path / "cut" / "phase0-sft"
-    shutil.rmtree(phase / "done")
-    newest = phase / "checkpoint-5" / "adapter_model.safetensors"
+
+    def die(what: str, done: int, _total: int, _loss: float | None) -> None:
+        if what == "training sft" and done == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        increment(settings=settings, out=tmp_path / "cut", progress=die)
+    newest = tmp_path / "cut" / "phase0-sft" / "checkpoint-4" / "adapter_model.safetensors"
     flipped = bytearray(newest.read_bytes())
     flipped[-9] ^= 1
     newest.write_bytes(flipped)
@@ -255,7 +290,7 @@ def test_a_damaged_checkpoint_is_passed_over(increment: Increment, phases_run: l
         out=tmp_path / "cut",
         progress=lambda what, done, total, loss: seen.append(done) if what == "training sft" else None,
     )
-    assert seen == [5]  # from checkpoint 4
+    assert seen == [3, 4, 5]  # from checkpoint 2
     assert all(torch.equal(t, tensors(resumed.adapter)[name]) for name, t in tensors(whole.adapter).items())
 
 
