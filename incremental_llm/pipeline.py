@@ -142,8 +142,7 @@ def judge_increment(
     kept = still_true(todo.accepted, dataset.superseded | todo.superseded)
     suites = (*suites, *_correction_tests(kept, dataset, config))
     check_phases(mixture, config)
-    quantization = config.training.quantization
-    measured = Measurement(workspace / "evaluations", base.folder, registry.objects, quantization, progress)
+    measured = Measurement(workspace / "evaluations", base.folder, registry.objects, progress)
     production = measured.report(todo.head.stack, suites, f"production v{todo.head.version}")
     check_measured(production, f"production v{todo.head.version}")
     clock.lap("measure production")

@@ -60,7 +60,13 @@ class Workspace:
     """Use `create` once and `open` afterwards; a context manager."""
 
     def __init__(self, config: RunConfig, registry: Registry, store: FeedbackStore) -> None:
-        self.config = config.at_dtype(registry.head().stack.dtype)
+        served = registry.head().stack
+        if config.training.quantization != served.quantization:
+            raise InputError(
+                f"training.quantization: expected {served.quantization}, what this registry was judged in, "
+                f"found {config.training.quantization}. Give that back, or make another workspace."
+            )
+        self.config = config.at_dtype(served.dtype)
         self.registry = registry
         self.store = store
         self._base: ResolvedBase | None = None
@@ -76,7 +82,8 @@ class Workspace:
         root.mkdir(parents=True, exist_ok=True)
         from incremental_llm.adapters.load import native_dtype
 
-        stack = Stack(base=base.ref, dtype=config.training.at_dtype(native_dtype()).dtype)
+        training = config.training.at_dtype(native_dtype())
+        stack = Stack(base=base.ref, dtype=training.dtype, quantization=training.quantization)
         registry = Registry.create(root, stack, note=f"base {config.base}")
         workspace = cls(config, registry, FeedbackStore(config.database_url))
         workspace._base = base
@@ -251,7 +258,7 @@ class Workspace:
         from incremental_llm import handoff
 
         snapshot = self.registry.get(ref)
-        quantization = self.config.training.quantization
+        quantization = snapshot.stack.quantization
         if form == "merged" and quantization != "none":
             raise InputError(
                 f"this workspace serves a {quantization} base: merging into 4-bit weights would lose nearly all of the "
@@ -344,6 +351,5 @@ class Workspace:
     def _measurement(self, progress: Progress) -> Measurement:
         from incremental_llm.evaluation.measure import Measurement
 
-        quantization = self.config.training.quantization
         folder = self.config.workspace / "evaluations"
-        return Measurement(folder, self.base.folder, self.registry.objects, quantization, progress)
+        return Measurement(folder, self.base.folder, self.registry.objects, progress)

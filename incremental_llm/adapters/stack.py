@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from incremental_llm.artifacts import verify_folder
 from incremental_llm.chat import json_digest
@@ -22,17 +23,27 @@ class BaseRef(BaseModel):
 
 
 class Stack(BaseModel):
-    """Ordered adapters (digests, oldest first) over a base; `dtype` is what it is served and measured in."""
+    """Ordered adapters (digests, oldest first) over a base; `dtype` is what it is served and measured in.
+
+    So is `quantization`: in 4 bits the base is another model, and a decision about one says nothing of the other.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: BaseRef
     adapters: tuple[str, ...] = ()
     dtype: str = "bfloat16"
+    quantization: Literal["none", "nf4"] = "none"
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An unquantised stack is written, and so hashed, without the word."""
+        written: dict[str, Any] = handler(self)
+        return written if self.quantization != "none" else {k: v for k, v in written.items() if k != "quantization"}
 
     @property
     def digest(self) -> str:
-        """Equal for equal base, template, dtype and adapters in equal order."""
+        """Equal for equal base, template, dtype, quantisation and adapters in equal order."""
         return json_digest(self.model_dump(mode="json"))
 
     def plus(self, adapter: str) -> Stack:

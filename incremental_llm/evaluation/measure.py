@@ -27,11 +27,10 @@ Progress = Callable[[str, int, int, float | None], None]
 class Measurement:
     """Evaluations of stacks over one base, cached below `folder`; a model is loaded only when something is missing."""
 
-    def __init__(self, folder: Path, base_folder: Path, objects: Path, quantization: str, progress: Progress) -> None:
+    def __init__(self, folder: Path, base_folder: Path, objects: Path, progress: Progress) -> None:
         self.folder = folder
         self._base_folder = base_folder
         self._objects = objects
-        self._quantization = quantization
         self._progress = progress
         self._loaded: tuple[str, Any, Any] | None = None
 
@@ -85,7 +84,8 @@ class Measurement:
             self.release()
             self._progress(f"loading {what}", 0, 1, None)
             folders = adapter_paths(stack, self._objects)
-            model = load_stack(self._base_folder, folders, dtype=DTYPES[stack.dtype], quantization=self._quantization)
+            dtype = DTYPES[stack.dtype]
+            model = load_stack(self._base_folder, folders, dtype=dtype, quantization=stack.quantization)
             self._loaded = (stack.digest, model, load_tokenizer(self._base_folder))
         return self._loaded[1], self._loaded[2]
 
@@ -94,7 +94,7 @@ class Measurement:
         self._loaded = None
 
     def _path(self, stack: Stack, suite: Suite) -> Path:
-        key = json_digest([stack.digest, suite.name, suite.version, suite.digest, self._quantization])
+        key = json_digest([stack.digest, suite.name, suite.version, suite.digest, stack.quantization])
         return self.folder / stack.digest[:16] / f"{suite.name}-{key[:16]}.json"
 
 

@@ -15,7 +15,6 @@ from typing import Any
 def run_baseline(config: Any, logs: Sequence[Path], suites: Mapping[str, int], progress: Any) -> None:
     """Train and measure the comparison, and keep its reports as baseline/reports.json in the workspace."""
     from incremental_llm.adapters.load import load_tokenizer
-    from incremental_llm.adapters.stack import Stack
     from incremental_llm.artifacts import write_json
     from incremental_llm.base_models import resolve
     from incremental_llm.dataset import CompiledDataset
@@ -41,11 +40,9 @@ def run_baseline(config: Any, logs: Sequence[Path], suites: Mapping[str, int], p
         progress,
     )
     with Registry.open(config.workspace) as registry:
-        measured = Measurement(
-            config.workspace / "evaluations", base.folder, registry.objects, config.training.quantization, progress
-        )
+        measured = Measurement(config.workspace / "evaluations", base.folder, registry.objects, progress)
         reports = {}
-        stack = Stack(base=base.ref, dtype=served)
+        stack = registry.head().stack.model_copy(update={"adapters": ()})
         reports["base"] = measured.report(stack, loaded, "the base").model_dump(mode="json")
         for night, adapter in enumerate(adapters, 1):
             one = stack.plus(registry.put_object(adapter))

@@ -212,5 +212,11 @@ def test_precision_is_decided_once_where_the_registry_is_made(
         assert workspace.config.training.precision == "bf16"
 
 
+def test_what_was_judged_in_one_quantisation_is_not_served_in_another(tiny_config: Config) -> None:
+    Workspace.create(tiny_config()).close()
+    with pytest.raises(InputError, match=r"quantization: expected none, what this registry was judged in"):
+        Workspace.open(tiny_config(quantization="nf4"))
+
+
 def test_this_machine_names_its_native_dtype() -> None:
     assert load.native_dtype() in load.DTYPES

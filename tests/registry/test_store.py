@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import incremental_llm.registry
-from incremental_llm.adapters.stack import Stack, adapter_paths
+from incremental_llm.adapters.stack import BaseRef, Stack, adapter_paths
 from incremental_llm.errors import (
     BaseModelError,
     CommitError,
@@ -323,3 +323,12 @@ def test_a_suite_is_pinned_at_first_sight(world):
     with pytest.raises(SuiteError, match="without a new version"):
         world.registry.record_suite("general", 1, "b" * 64)
     assert world.registry.suites() == {("general", 1): "a" * 64, ("general", 2): "b" * 64}
+
+
+def test_a_quantised_stack_is_another_one_and_an_unquantised_is_written_as_ever():
+    plain = Stack(base=BaseRef(name="b", digest="d", template_digest="t"), adapters=("a",))
+    packed = plain.model_copy(update={"quantization": "nf4"})
+    assert "quantization" not in plain.model_dump(mode="json")
+    assert plain.digest != packed.digest
+    for stack in (plain, packed):
+        assert Stack.model_validate(stack.model_dump(mode="json")) == stack
