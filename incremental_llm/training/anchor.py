@@ -31,7 +31,7 @@ class AnchorShare:
 class Anchor:
     """Anchor conversations with the teacher's hidden states at every position that has a next token."""
 
-    def __init__(self, rows: Sequence[Row], *, weight: float, rows_per_step: int, seed: int, every: int = 1) -> None:
+    def __init__(self, rows: Sequence[Row], *, weight: float, rows_per_step: int, seed: int) -> None:
         # Questions and answers count, every token of them: a row's "completion" begins where the rows begin to differ.
         # What they have in common is the template's system prompt, which no model ever has to predict.
         tokens = [row.prompt + row.completion for row in rows]
@@ -39,7 +39,6 @@ class Anchor:
         self.rows = [Row(row[:shared], row[shared:]) for row in tokens]
         self.weight = weight
         self.rows_per_step = min(rows_per_step, len(rows))
-        self.every = every
         self._seed = seed
         self._teacher_TD: list[torch.Tensor] = []
 
@@ -56,21 +55,15 @@ class Anchor:
             found.update(zip(chunk, (part.clone() for part in hidden_ND.split(lengths)), strict=True))
         self._teacher_TD = [found[index] for index in range(len(self.rows))]
 
-    def share(self, *, step: int, rank: int, processes: int) -> AnchorShare | None:
-        """The rows of this step that belong to one process: none where there are more processes than rows.
-
-        None, on every process, for a step without the anchor.
-        """
-        turn, off = divmod(step, self.every)
-        if off:
-            return None
-        chosen = self._rows_of(turn)
+    def share(self, *, step: int, rank: int, processes: int) -> AnchorShare:
+        """The rows of this step that belong to one process: none where there are more processes than rows."""
+        chosen = self._rows_of(step)
         mine = chosen[rank::processes]
         total = sum(len(self.rows[i].completion) for i in chosen)
         return AnchorShare(tuple(mine), tuple(self.rows[i] for i in mine), processes / total)
 
     def loss(self, causal_lm: Any, share: AnchorShare, student_NV: torch.Tensor) -> torch.Tensor:
-        """weight * every * mean over the step's tokens of KL(teacher || new), in nats; gradients flow to `student_NV`.
+        """weight * mean over the step's tokens of KL(teacher || new), in nats; gradients flow to `student_NV`.
 
         Scaled so that the mean over processes is the value of the whole step. `student_NV` are the new policy's logits
         at the positions of `share`; `causal_lm` is the model whose frozen head turns states into logits.
@@ -85,11 +78,11 @@ class Anchor:
             with torch.no_grad():
                 teacher_NV = head_logits(causal_lm, self._teacher_TD[index], softcap)
             total = total + kl_sum(teacher_NV, row_NV)
-        return self.weight * self.every * share.scale * total
+        return self.weight * share.scale * total
 
-    def _rows_of(self, turn: int) -> list[int]:
-        """The rows of a turn: consecutive slices of reshuffled passes, the same on every process and after a resume."""
-        first = turn * self.rows_per_step
+    def _rows_of(self, step: int) -> list[int]:
+        """The rows of a step: consecutive slices of reshuffled passes, the same on every process and after a resume."""
+        first = step * self.rows_per_step
         chosen = []
         for position in range(first, first + self.rows_per_step):
             lap, offset = divmod(position, len(self.rows))

@@ -273,7 +273,7 @@ def _anchor(tokenizer: Any, anchors: Sequence[tuple[Conversation, str]], setting
         )
     rows = [Row(tuple(prompt_ids(tokenizer, c)), tuple(completion_ids(tokenizer, c, answer))) for c, answer in anchors]
     told = settings.anchor
-    return Anchor(rows, weight=told.weight, rows_per_step=told.rows_per_step, seed=settings.seed, every=told.every)
+    return Anchor(rows, weight=told.weight, rows_per_step=told.rows_per_step, seed=settings.seed)
 
 
 def _probe_rows(kinds: dict[str, list[TokenExample]]) -> list[Row]:

@@ -87,7 +87,7 @@ class _OnOneAdapter:
             accelerator = self.accelerator  # type: ignore[attr-defined]
             rank, processes = accelerator.process_index, accelerator.num_processes
             share = self.anchor.share(step=self.micro_steps, rank=rank, processes=processes)
-            if share is not None and share.rows:
+            if share.rows:
                 anchor_ids_BT, anchor_scored_BT = pad_rows(share.rows)
                 ids_BT = stack_rows(ids_BT, anchor_ids_BT.to(ids_BT.device))
                 scored_BT = stack_rows(scored_BT, anchor_scored_BT.to(ids_BT.device))

@@ -67,11 +67,6 @@ class AnchorSettings(_Settings):
     )
     weight: float = Field(1.0, ge=0, description="factor of the KL term (nats a token); 0 turns the anchor off")
     rows_per_step: int = Field(4, ge=1, description="anchor conversations in a micro-batch, over all processes")
-    every: int = Field(
-        1,
-        ge=1,
-        description="micro-batches from one with the anchor to the next; its weight there is so many times as large",
-    )
     max_new_tokens: int = Field(24, ge=1, description="length of the teacher's answers")
     prompts: str | None = Field(None, description="JSONL with messages; the project's everyday prompts by default")
 

@@ -47,7 +47,7 @@ def test_header() -> None:
     header = yaml.safe_load((SUITE / "suite.yaml").read_text(encoding="utf-8"))
     assert {key: header[key] for key in ("name", "version", "scorer", "licence", "max_new_tokens", "min_items")} == {
         "name": "general",
-        "version": 3,
+        "version": 4,
         "scorer": "contains",
         "licence": "Apache-2.0",
         "max_new_tokens": 24,
@@ -58,7 +58,7 @@ def test_header() -> None:
 
 def test_counts_and_ids() -> None:
     assert [item["id"] for item in ITEMS] == [f"g{i:03d}" for i in range(1, 802)]
-    assert Counter(item["note"] for item in ITEMS) == {"knowledge": 476, "arithmetic": 121, "instruction": 204}
+    assert Counter(item["note"] for item in ITEMS) == {"knowledge": 496, "arithmetic": 101, "instruction": 204}
 
 
 def test_items_have_one_user_turn_and_clean_lists() -> None:

@@ -195,28 +195,6 @@ def test_every_anchor_row_is_visited_once_a_lap(tiny_tokenizer: Any) -> None:
     assert sorted(visited[:8]) == sorted(visited[8:16]) == list(range(8))
 
 
-def test_an_anchor_that_runs_every_other_step_weighs_twice_as_much_there(tiny_model: Any, tiny_tokenizer: Any) -> None:
-    import contextlib
-
-    attach_labelled_head(tiny_model)
-    rows = [_row(tiny_tokenizer, p, f"It is {i} days") for i, p in enumerate(PROMPTS)]
-    always, rarely = (Anchor(rows, weight=2.0, rows_per_step=2, seed=0, every=every) for every in (1, 2))
-    for anchor in (always, rarely):
-        anchor.remember_teacher(tiny_model, contextlib.nullcontext)
-    torch.manual_seed(1)
-    student = get_peft_model(tiny_model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
-
-    def loss(anchor: Anchor, step: int) -> float:
-        share = anchor.share(step=step, rank=0, processes=1)
-        assert share is not None
-        logits_NV = student(**dict(zip(("input_ids", "labelled_BT"), pad_rows(share.rows), strict=True))).logits
-        return float(anchor.loss(tiny_model, share, logits_NV).detach())
-
-    assert [rarely.share(step=step, rank=rank, processes=2) is None for step in (1, 3) for rank in (0, 1)] == [True] * 4
-    assert loss(rarely, 0) == pytest.approx(2 * loss(always, 0), rel=1e-5)
-    assert loss(rarely, 2) == pytest.approx(2 * loss(always, 1), rel=1e-5)  # its second turn takes the next rows
-
-
 def test_completions_alone_are_scored(tiny_model: Any, tiny_tokenizer: Any) -> None:
     attach_labelled_head(tiny_model)
     row = _row(tiny_tokenizer, PROMPTS[0], "It is 7 days")
