@@ -50,7 +50,7 @@ def test_header() -> None:
         "version": 4,
         "scorer": "contains",
         "licence": "Apache-2.0",
-        "max_new_tokens": 24,
+        "max_new_tokens": 16,
         "min_items": 200,
     }
     assert header["source"] and header["description"]
