@@ -18,10 +18,11 @@ from incremental_llm.dataset import (
     AcceptedCorrection,
     CompiledDataset,
     DropReason,
+    Example,
     SuiteIndex,
     Unfit,
     compile_dataset,
-    contradicting,
+    opponents,
 )
 from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import Suite
@@ -61,11 +62,13 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
     head = registry.head()
     quarantined = registry.quarantined()
     until = store.head() if until is None else until
-    events = tuple(e for e in store.read(after=head.cursor, until=until) if e.seq not in quarantined)
+    since = tuple(store.read(after=head.cursor, until=until))
+    events = tuple(stored for stored in since if stored.seq not in quarantined)
     if not events:
+        found = f"all {len(since)} events since are quarantined, see `illm registry quarantine`" if since else ""
         raise NothingToTrainError(
-            f"no new feedback since production v{head.version} (it has seen event {head.cursor} of {until}). "
-            "Import some: illm feedback import FILE."
+            f"no new feedback since production v{head.version}: "
+            f"{found or f'it has seen event {head.cursor} of {until}'}. Import some: illm feedback import FILE."
         )
     attempts = registry.attempts()
     judged = [stored.seq for stored in events if not isinstance(stored.event, UnknownEvent)]
@@ -90,18 +93,22 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
 
 def _check_same_log(registry: Registry, store: FeedbackStore) -> None:
     """Refuse a feedback store that is not the one which the registry has read: its places would be skipped unread."""
-    read = max((s.version for s in registry.list() if s.kind == "increment"), default=None)
-    if read is None:
-        return
-    places = {seen.event: seen.seq for seen in registry.events_of(read) if seen.seq is not None}
-    found = store.get(places)
-    lost = [event for event, seq in places.items() if event not in found or found[event].seq != seq]
-    if lost:
-        raise InputError(
-            f"feedback store {store.url}: expected the log that version {read} was made from, found one without "
-            f"{len(lost)} of its {len(places)} events, such as {lost[0]!r} at {places[lost[0]]}. Give back the old "
-            "database (`database` in the recipe), or make a new workspace for the new one."
-        )
+    version = max((s.version for s in registry.list() if s.kind == "increment"), default=None)
+    attempts = registry.attempts()
+    seen = {
+        **({f"version {version}": registry.events_of(version)} if version is not None else {}),
+        **({f"attempt {attempts[-1].id[:8]}": registry.events_of_attempt(attempts[-1].id)} if attempts else {}),
+    }
+    for made, sightings in seen.items():
+        places = {one.event: one.seq for one in sightings if one.seq is not None}
+        found = store.get(places)
+        lost = [event for event, seq in places.items() if event not in found or found[event].seq != seq]
+        if lost:
+            raise InputError(
+                f"feedback store {store.url}: expected the log that {made} was made from, found one without "
+                f"{len(lost)} of its {len(places)} events, such as {lost[0]!r} at {places[lost[0]]}. Give back the old "
+                "database (`database` in the recipe), or make a new workspace for the new one."
+            )
 
 
 def changes_in_effect(registry: Registry, store: FeedbackStore, config: RunConfig) -> tuple[PolicyChange, ...]:
@@ -121,6 +128,20 @@ def policy_changes(
     """The policy changes up to a place in the log that count: by someone with the right to it, and not quarantined."""
     read = store.read(after=0, until=until, types=("policy_change",))
     return authorised((stored for stored in read if stored.seq not in quarantined), config)
+
+
+def unknown_names(todo: Pending, store: FeedbackStore, config: RunConfig) -> tuple[str, ...]:
+    """A note for each policy change of the batch that names events which are not in the log, and so ends nothing."""
+    notes = []
+    for change in authorised(todo.events, config):
+        known = store.get(sorted(change.supersedes))
+        unknown = [name for name in change.supersedes if name not in known]
+        if unknown:
+            notes.append(
+                f"policy change {change.id} names {len(unknown)} events that are not in the log, such as "
+                f"{unknown[0]!r}: it ends nothing there"
+            )
+    return tuple(notes)
 
 
 def authorised(events: Iterable[StoredEvent], config: RunConfig) -> tuple[PolicyChange, ...]:
@@ -165,21 +186,45 @@ def unfit_for(tokenizer: Any, max_length: int) -> Unfit:
     return unfit
 
 
-def replayable(
-    todo: Pending, dataset: CompiledDataset, config: RunConfig, questions: Sequence[str]
-) -> tuple[ReplayBuffer, str]:
-    """The buffer without what tonight's feedback ends and what a suite asks by now, and what that removed, in words."""
+@dataclass(frozen=True)
+class Replayable:
+    """The buffer as it stays, `tonight` without what tonight's feedback disputes, and in words what that left out."""
+
+    kept: ReplayBuffer
+    tonight: ReplayBuffer
+    notes: tuple[str, ...]
+
+
+def replayable(todo: Pending, dataset: CompiledDataset, config: RunConfig, questions: Sequence[str]) -> Replayable:
+    """The buffer without what tonight's feedback ends or outvotes and what a suite asks by now.
+
+    Distinct people settle it, as among the events of one night: an example that reviewers contradict, or more users
+    than stand behind it, leaves. One that fewer contradict, or as many, stays, and is only not rehearsed tonight.
+    """
     index = SuiteIndex(questions, config.compile.suite_similarity)
+    corrected = {correction.event_id for correction in dataset.corrections}
+    reviewed = [example for example in dataset.examples if not corrected.isdisjoint(example.sources)]
+    reviewers, people = opponents(reviewed), opponents(dataset.examples)
+
+    def outvoted(example: Example) -> bool:
+        against = people(example)
+        return bool(reviewers(example)) or len(against) > len(set(example.users) - against)
+
     true, false = todo.buffer.without(dataset.superseded | todo.superseded)
-    agreed, turned = true.without_contradicted(contradicting(dataset.examples))
-    buffer, asked = agreed.without_questions(index.__contains__)
+    agreed, turned = true.without_contradicted(outvoted)
+    kept, asked = agreed.without_questions(index.__contains__)
+    tonight, disputed = kept.without_contradicted(lambda example: bool(people(example)))
     removed = (
         (false, "are no longer true"),
         (turned, "are judged otherwise by now"),
         (asked, "ask what a suite asks by now"),
     )
     said = " and ".join(f"{count} {why}" for count, why in removed if count)
-    return buffer, f"replayed examples leave the buffer: {said}" if said else ""
+    notes = (
+        f"replayed examples leave the buffer: {said}" if said else "",
+        f"{disputed} replayed examples are disputed tonight: they stay, and are not rehearsed" if disputed else "",
+    )
+    return Replayable(kept, tonight, tuple(filter(None, notes)))
 
 
 def superseded_suites(suites: Sequence[Suite], changes: Iterable[PolicyChange]) -> tuple[str, ...]:

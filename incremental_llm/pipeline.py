@@ -27,7 +27,7 @@ from incremental_llm.evaluation.measure import Measurement
 from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import event_to_dict
 from incremental_llm.gate import Decision, decide
-from incremental_llm.gate.feasible import check_gain, check_measured
+from incremental_llm.gate.feasible import check_gain, check_headroom, check_measured
 from incremental_llm.pending import (
     Pending,
     authorised,
@@ -36,6 +36,7 @@ from incremental_llm.pending import (
     compile_pending,
     replayable,
     still_true,
+    unknown_names,
 )
 from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses
 from incremental_llm.replay import Mixture, ReplayBuffer, mix
@@ -133,8 +134,8 @@ def judge_increment(
     clock = Clock(folder / "seconds.json")
     progress(run.continued or "compiling feedback", 0, 1, None)
     dataset = _compiled(todo, config, asked, base, folder / "dataset")
-    buffer, removed = replayable(todo, dataset, config, asked)
-    mixture = mix(dataset.examples, buffer, config.replay, config.training.seed)
+    replay = replayable(todo, dataset, config, asked)
+    mixture = mix(dataset.examples, replay.tonight, config.replay, config.training.seed)
     write_json(folder / "mixture.json", mixture.model_dump(mode="json"))
     progress(mixture.sentence, 1, 1, None)
     clock.lap("compile")
@@ -145,6 +146,8 @@ def judge_increment(
     measured = Measurement(workspace / "evaluations", base.folder, registry.objects, progress)
     production = measured.report(todo.head.stack, suites, f"production v{todo.head.version}")
     check_measured(production, f"production v{todo.head.version}")
+    taught = config.suites.new or tuple(name for name in (LEARNED,) if name in production.suites)
+    check_headroom(production, config.gate, taught, f"production v{todo.head.version}")
     clock.lap("measure production")
     anchors, spared = _anchors(measured, todo.head, run.everyday, config, dataset, asked)
     measured.release()
@@ -173,13 +176,18 @@ def judge_increment(
         dataset=dataset,
         mixture=mixture,
         kept=kept,
-        buffer=buffer,
+        buffer=replay.kept,
         training=training,
         stage_seconds=clock.laps,
         folder=folder,
         sources=store.get(sorted(_sources(mixture) - dataset.account.keys())),
         number=len(registry.list()),
-        notes=(*filter(None, (removed, spared, untestable(dataset.corrections))), *training.notes),
+        notes=(
+            *replay.notes,
+            *unknown_names(todo, store, config),
+            *filter(None, (spared, untestable(dataset.corrections))),
+            *training.notes,
+        ),
     )
 
 
@@ -249,6 +257,9 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
         return RunOutcome(
             **vars(judged), decision="quarantined" if spent else "rejected", version=None, attempt=attempt.id
         )
+    # What no step reached was not taught: to test it each night would hold the model to what it never saw.
+    trained = _sources(judged.mixture, without=judged.training.not_trained)
+    learned = tuple(c for c in judged.dataset.corrections if c.event_id in trained)
     with staged_folder(folder / "replay") as staged:
         buffer = judged.buffer.updated(judged.dataset.examples, judged.number, seed)
         buffer.write(staged / "buffer.json")
@@ -258,7 +269,7 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
         cursor=todo.until,
         attempt=attempt_key(seqs, digests["recipe"], todo.head.version, seed),
         replay=registry.put_object(folder / "replay"),
-        corrections=registry.put_json([c.model_dump(mode="json") for c in (*judged.kept, *judged.dataset.corrections)]),
+        corrections=registry.put_json([c.model_dump(mode="json") for c in (*judged.kept, *learned)]),
         note=f"{len(judged.dataset.examples)} examples from {len(todo.events)} events",
         uses=uses,
         **digests,

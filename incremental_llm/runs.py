@@ -18,10 +18,11 @@ from typing import Any
 from incremental_llm.artifacts import write_json
 from incremental_llm.chat import Conversation, as_dicts, json_digest
 from incremental_llm.config import RunConfig
+from incremental_llm.errors import NothingToTrainError
 from incremental_llm.evaluation import Suite
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.pending import Pending, read_pending
-from incremental_llm.registry import Registry
+from incremental_llm.registry import Registry, Snapshot, attempt_key
 from incremental_llm.replay import anchor_prompts
 
 BATCH = "batch.json"
@@ -69,7 +70,7 @@ def next_run(
     """The next increment, in its folder of the workspace; writes nothing. `questions` are what may not be trained on.
 
     Raises:
-        NothingToTrainError: there is no batch.
+        NothingToTrainError: there is no batch, or it has made a version already.
     """
     todo, runs = read_pending(registry, store, config), workspace / "runs"
     anchor = config.training.anchor
@@ -77,8 +78,13 @@ def next_run(
     contracts = [[suite.name, suite.contract] for suite in suites]
     prompts = [as_dicts(prompt) for prompt in everyday]
     setting = json_digest([todo.head.hash, config.digest, contracts, list(questions), prompts])
-    begun = _begun(runs, setting, todo, {attempt.seqs for attempt in registry.attempts()})
+    begun = _begun(runs, setting, todo, registry, config)
     if begun is None:
+        if made := _made(registry, config, todo, _seqs(todo)):
+            raise NothingToTrainError(
+                f"these {len(todo.events)} events have made v{made.version} from v{todo.head.version} already. "
+                f"To serve it again: illm registry promote {made.version}. Otherwise import new feedback."
+            )
         name = f"v{todo.head.version + 1}-{json_digest([setting, _seqs(todo)])[:12]}"
         return Run(todo, runs / name, setting, everyday)
     folder, until = begun
@@ -93,14 +99,21 @@ def _seqs(todo: Pending) -> list[int]:
     return [stored.seq for stored in todo.events]
 
 
-def _begun(runs: Path, setting: str, todo: Pending, judged: set[tuple[int, ...]]) -> tuple[Path, int] | None:
+def _made(registry: Registry, config: RunConfig, todo: Pending, seqs: Sequence[int]) -> Snapshot | None:
+    """The version that this batch made from the same production: there is one where production was moved back."""
+    return registry.committed(attempt_key(seqs, json_digest(config.recipe), todo.head.version, config.training.seed))
+
+
+def _begun(runs: Path, setting: str, todo: Pending, registry: Registry, config: RunConfig) -> tuple[Path, int] | None:
     """Folder and last event of an unfinished run of this setting, whose whole batch is still pending."""
+    judged = {attempt.seqs for attempt in registry.attempts()}
     found: list[tuple[int, Path]] = []
     for path in runs.glob(f"*/{BATCH}"):
         batch: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         seqs, until = batch["seqs"], batch["until"]
         pending = [stored.seq for stored in todo.events if stored.seq <= until]
-        if batch["setting"] == setting and pending == seqs and tuple(seqs) not in judged:
+        unfinished = batch["setting"] == setting and pending == seqs and tuple(seqs) not in judged
+        if unfinished and _made(registry, config, todo, seqs) is None:
             found.append((until, path.parent))
     if not found:
         return None

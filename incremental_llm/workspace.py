@@ -74,10 +74,20 @@ class Workspace:
 
     @classmethod
     def create(cls, config: RunConfig, *, say: Callable[[str], None] = lambda line: None) -> Workspace:
-        """Make the folder, the databases and version 0, which is the base itself; an existing workspace is opened."""
+        """Make the folder, the databases and version 0, which is the base itself; an existing workspace is opened.
+
+        Raises:
+            BaseModelError: the base is not to be had, or not the one that an existing workspace was made for.
+        """
         root = config.workspace
         if Registry.exists(root):
-            return cls.open(config)
+            workspace = cls.open(config)
+            try:
+                workspace._base = workspace._checked_base(say)
+            except BaseException:
+                workspace.close()
+                raise
+            return workspace
         base = base_models.resolve(config.base, say=say)
         root.mkdir(parents=True, exist_ok=True)
         from incremental_llm.adapters.load import native_dtype
@@ -108,9 +118,13 @@ class Workspace:
             BaseModelError: not to be had, or not the one the registry was made for.
         """
         if self._base is None:
-            self._base = base_models.resolve(self.config.base)
-            Registry.open(self.config.workspace, base=self._base.ref).close()
+            self._base = self._checked_base()
         return self._base
+
+    def _checked_base(self, say: Callable[[str], None] = lambda line: None) -> ResolvedBase:
+        base = base_models.resolve(self.config.base, say=say)
+        Registry.open(self.config.workspace, base=base.ref).close()
+        return base
 
     @property
     def tokenizer(self) -> Any:
@@ -156,8 +170,8 @@ class Workspace:
         todo = run.todo
         pending.check_roles(self.registry, self.config, suites, todo)
         dataset = pending.compile_pending(todo, self.config, questions, self.tokenizer)
-        buffer, removed = pending.replayable(todo, dataset, self.config, questions)
-        mixture = mix(dataset.examples, buffer, self.config.replay, self.config.training.seed)
+        replay = pending.replayable(todo, dataset, self.config, questions)
+        mixture = mix(dataset.examples, replay.tonight, self.config.replay, self.config.training.seed)
         own = None if self.config.suites.new else correction_suite(pipeline.LEARNED, dataset.corrections)
         check_gain(len(own.items) if own else 0, self.config.gate, self.config.suites.new)
         pending.check_phases(mixture, self.config)
@@ -167,9 +181,7 @@ class Workspace:
             f"{len(todo.events)} new events would become {len(dataset.examples)} examples "
             f"({len(dataset.sft)} SFT, {len(dataset.pairs)} pairs, {len(dataset.unpaired)} unpaired)",
         ]
-        lines.append(mixture.sentence)
-        if removed:
-            lines.append(removed)
+        lines += [mixture.sentence, *replay.notes, *pending.unknown_names(todo, self.store, self.config)]
         phases = ", then ".join(
             f"{p.objective} ({p.epochs:g} epochs at {p.learning_rate:g}"
             f"{f', at most {p.max_steps} steps' if p.max_steps else ''})"

@@ -27,7 +27,7 @@ from incremental_llm.dataset.compile import Unfit, compile_dataset
 from incremental_llm.dataset.compiled import USED, AccountRow, CompiledDataset
 from incremental_llm.dataset.corrections import AcceptedCorrection
 from incremental_llm.dataset.decontaminate import SuiteIndex
-from incremental_llm.dataset.dedup import contradicting
+from incremental_llm.dataset.dedup import opponents
 from incremental_llm.dataset.examples import (
     KINDS,
     Example,
@@ -59,6 +59,6 @@ __all__ = [
     "Unfit",
     "UnpairedExample",
     "compile_dataset",
-    "contradicting",
+    "opponents",
     "parse_example",
 ]

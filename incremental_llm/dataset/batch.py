@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from incremental_llm.dataset.dedup import normalised, prompt_key
+from incremental_llm.dataset.dedup import normalised, prompt_key, same_statement
 from incremental_llm.dataset.examples import Example, Kind
 from incremental_llm.dataset.filters import Filters
 from incremental_llm.dataset.reasons import SEVERITY, Drop, DropReason
@@ -22,6 +23,9 @@ from incremental_llm.feedback.events import (
     references,
 )
 from incremental_llm.feedback.store import StoredEvent
+
+if TYPE_CHECKING:
+    from incremental_llm.dataset.corrections import AcceptedCorrection
 
 ReplyKey = tuple[object, str]
 """Equal for equal replies to equal prompts: (prompt key, normalised reply)."""
@@ -71,7 +75,9 @@ def would_be_drops(event: Event, reason: DropReason, user: str) -> list[Drop]:
 class Batch:
     """The events of an increment in order of seq, with what they refer to.
 
-    `named` are the ids that this batch's policy changes supersede, `gone` these and the ones superseded before;
+    `named` are the ids that this batch's policy changes supersede, with those of `accepted` corrections that said the
+    same of the same prompt: it is a truth that ends, not one reviewer's record of it. `gone` are these and the ones
+    superseded before;
     `barred` are all ids that nothing can stand on, with the reason.
     """
 
@@ -82,6 +88,7 @@ class Batch:
         superseded: frozenset[str],
         settings: CompileSettings,
         filters: Filters,
+        accepted: Sequence[AcceptedCorrection] = (),
     ) -> None:
         self.events = tuple(sorted(events, key=lambda stored: stored.seq))
         self.settings = settings
@@ -89,9 +96,8 @@ class Batch:
         everything = [*(stored.event for stored in context.values()), *(stored.event for stored in self.events)]
         self.interactions = {event.id: event for event in everything if isinstance(event, Interaction)}
         self.refused_changes = {c.id for c in self._of(PolicyChange) if not settings.may_change_policy(c.reviewer)}
-        self.named = frozenset(
-            name for c in self._of(PolicyChange) if c.id not in self.refused_changes for name in c.supersedes
-        )
+        named = {name for c in self._of(PolicyChange) if c.id not in self.refused_changes for name in c.supersedes}
+        self.named = frozenset(named | _same_truth(named, accepted))
         self.gone = self.named | superseded
         self.barred = dict.fromkeys(self.gone, DropReason.SUPERSEDED)
         for name, served in self.interactions.items():
@@ -150,3 +156,16 @@ class Batch:
         """`example` with its place in the batch."""
         interactions = frozenset(name for name in example.sources if name in self.interactions)
         return Draft(example, self.order(example.sources), interactions, signal)
+
+
+def _same_truth(named: Collection[str], accepted: Sequence[AcceptedCorrection]) -> set[str]:
+    """Ids of accepted corrections that say of the same prompt what one says that is named, by its id or its reply's."""
+    ended: dict[object, list[str]] = defaultdict(list)
+    for correction in accepted:
+        if correction.event_id in named or correction.interaction_id in named:
+            ended[prompt_key(correction.prompt)].append(correction.content)
+    return {
+        correction.event_id
+        for correction in accepted
+        if any(same_statement(correction.content, said) for said in ended.get(prompt_key(correction.prompt), ()))
+    }

@@ -46,7 +46,7 @@ def compile_dataset(
     not.
     """
     filters = Filters(settings, SuiteIndex(suite_texts, settings.suite_similarity))
-    batch = Batch(events, context or {}, superseded, settings, filters)
+    batch = Batch(events, context or {}, superseded, settings, filters, accepted)
     drafts, verdicts, won = draft_corrections(batch, accepted)
     thumbs, users = draft_thumbs(batch, verdicts)
     drafts.extend(thumbs)

@@ -75,9 +75,9 @@ class _Side:
 
     def objects(self, prompt: object, praised: str | None, blamed: str | None) -> bool:
         right = self.right.get(prompt, ())
-        if praised is not None and _same(praised, self.wrong.get(prompt, ())) and not _among(praised, right):
+        if praised is not None and _among(praised, self.wrong.get(prompt, ())) and not _among(praised, right):
             return True
-        return blamed is not None and _same(blamed, right)
+        return blamed is not None and _among(blamed, right)
 
 
 def draft_corrections(
@@ -174,10 +174,6 @@ def _draft_one(batch: Batch, interaction: str, events: Sequence[Correction], dra
         prompt=served.messages, chosen=content, rejected=served.reply, weight=weight, sources=sources, users=users
     )
     drafts.made.append(batch.draft(better, "correction"))
-
-
-def _same(text: str, texts: Iterable[str]) -> bool:
-    return any(normalised(text) == normalised(other) for other in texts)
 
 
 def _among(text: str, texts: Iterable[str]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
@@ -103,20 +104,27 @@ def near_duplicates(left: Sequence[str], right: Sequence[str]) -> bool:
     return typos <= MAX_TYPOS
 
 
-def contradicting(examples: Iterable[Example]) -> Callable[[Example], bool]:
-    """Whether an example says the opposite: praises a reply that these blame, or blames one that they praise."""
-    praised: set[object] = set()
-    blamed: set[object] = set()
+def opponents(examples: Iterable[Example]) -> Callable[[Example], frozenset[str]]:
+    """Who says the opposite of an example: blames a reply that it praises, or praises one that it blames.
+
+    A reply that these examples both praise and blame counts for neither side.
+    """
+    praised: dict[object, set[str]] = defaultdict(set)
+    blamed: dict[object, set[str]] = defaultdict(set)
     for example in examples:
         good, bad = _verdicts(example)
-        praised |= good
-        blamed |= bad
+        for key in good:
+            praised[key].update(example.users)
+        for key in bad:
+            blamed[key].update(example.users)
 
-    def contradicts(example: Example) -> bool:
+    def against(example: Example) -> frozenset[str]:
         good, bad = _verdicts(example)
-        return not (good.isdisjoint(blamed - praised) and bad.isdisjoint(praised - blamed))
+        turned = [blamed[key] for key in good if key in blamed and key not in praised]
+        turned += [praised[key] for key in bad if key in praised and key not in blamed]
+        return frozenset().union(*turned)
 
-    return contradicts
+    return against
 
 
 def exact_key(example: Example) -> tuple[object, ...]:

@@ -151,8 +151,11 @@ def _rephrase_problem(
 ) -> DropReason | None:
     first, second = asked.first, asked.second
     prompt, reply = batch.reply_key(first.id)
+    asked_again, _ = batch.reply_key(second.id)
     if second.id in failed or users.get(batch.reply_key(second.id), 1) <= 0:
         return DropReason.SECOND_ANSWER_FAILED
+    if not verdicts.allows_inferred(asked_again, second.reply) or verdicts.objection(asked_again, praised=second.reply):
+        return DropReason.SECOND_ANSWER_FAILED  # reviewers say so of the question that it answered
     if reply == normalised(second.reply):
         return DropReason.SAME_REPLY
     if users.get((prompt, reply), -1) >= 0:

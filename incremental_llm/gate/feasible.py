@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from incremental_llm.errors import InputError, NothingToTrainError, SuiteError
-from incremental_llm.evaluation.intervals import items_to_resolve
+from incremental_llm.evaluation.intervals import items_to_resolve, paired_bootstrap
 from incremental_llm.evaluation.results import EvaluationReport
 from incremental_llm.gate.policy import GatePolicy
 
@@ -60,6 +60,30 @@ def check_measured(production: EvaluationReport, what: str) -> None:
             raise SuiteError(
                 f"{what} cannot be measured on {name}: {result.unscored} of {len(result.items)} items have no outcome "
                 f"({note}). Correct the suite; nothing was trained."
+            )
+
+
+def check_headroom(production: EvaluationReport, policy: GatePolicy, new: Sequence[str], what: str) -> None:
+    """Whether a candidate that is right on every item of a `new` suite would be shown to be better than production.
+
+    Raises:
+        NothingToTrainError: production, `what`, is as good already; the feedback stays and waits.
+    """
+    for name in new:
+        before = production.suites[name].outcomes
+        best = paired_bootstrap(
+            before,
+            dict.fromkeys(before, 1.0),
+            confidence=policy.confidence,
+            resamples=policy.resamples,
+            seed=policy.seed,
+        )
+        if best.low <= policy.min_gain:
+            right = best.n - len(best.gained)
+            raise NothingToTrainError(
+                f"{what} is right on {right} of {best.n} items of {name} already: no candidate could be shown to be "
+                "better by more than gate.min_gain. Nothing was trained and nothing is lost: the feedback waits for "
+                "more. Or name a suite of what it teaches in suites.new."
             )
 
 

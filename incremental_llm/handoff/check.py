@@ -103,6 +103,23 @@ def require_same_deltas(exported: LoraAdapter, adapters: Sequence[LoraAdapter], 
             )
 
 
+def require_same_weights(exported: torch.nn.Module, reference: torch.nn.Module, what: str) -> None:
+    """Raises IntegrityError unless both models have the same weights, bit for bit."""
+    expected, found = reference.state_dict(), exported.state_dict()
+    differing = sorted(expected.keys() ^ found.keys())
+    differing += [name for name in expected.keys() & found.keys() if not _equal(expected[name], found[name])]
+    if differing:
+        raise IntegrityError(
+            f"{what}: expected the weights of the stack that was measured, found others at {len(differing)} places, "
+            f"such as {differing[0]}. Nothing was exported: verify the registry."
+        )
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    same: bool = one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())
+    return same
+
+
 def logits_of(model: Any) -> Logits:
     """A model's logits as a function; a function is returned as it is."""
     if not isinstance(model, torch.nn.Module):

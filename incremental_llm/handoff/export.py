@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from peft import PeftModel
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from incremental_llm.adapters.load import DTYPES, default_device, load_base, load_tokenizer
 from incremental_llm.adapters.lora import LoraAdapter, read_adapter, write_adapter
@@ -29,6 +29,7 @@ from incremental_llm.handoff.check import (
     compare_logits,
     probe_ids,
     require_same_deltas,
+    require_same_weights,
 )
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -137,7 +138,8 @@ def export_merged(
 ) -> ExportReport:
     """Write base and stack as one model in the stack's dtype, with tokenizer and chat template.
 
-    Arguments as for `export_peft`. The weights are those of the folded stack, bit for bit.
+    Arguments as for `export_peft`. The weights are those of the folded stack, bit for bit, which is checked where
+    `reference` is the folded model; logits alone could not tell a stack in bfloat16 from one without a small adapter.
 
     Raises:
         InputError: `out` is in use, an empty stack, folders that do not match it, or a quantised base.
@@ -156,7 +158,10 @@ def export_merged(
         del model  # the check loads a second copy: two at once would double the memory
         ids = probe_ids(tokenizer, probes)
         _require_same_tokens(ids, probe_ids(load_tokenizer(folder), probes), out)
-        check = compare_logits(reference, load_base(folder, dtype=dtype, device=device), ids)
+        written = load_base(folder, dtype=dtype, device=device)
+        if isinstance(reference, PreTrainedModel):
+            require_same_weights(written, reference, f"export to {out}")
+        check = compare_logits(reference, written, ids)
         check.require(accepted, f"export to {out}")
         facts = {"kind": "merged", "dtype": stack.dtype, "command": merged_command("FOLDER")}
         _describe(folder, stack, facts, check, accepted, lineage, merged_card(stack, check))

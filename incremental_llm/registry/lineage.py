@@ -91,6 +91,11 @@ def sightings_in_version(connection: Connection, version: int) -> tuple[Sighting
     return _sightings(connection, schema.event_uses.c.version == version)
 
 
+def sightings_in_attempt(connection: Connection, attempt: str) -> tuple[Sighting, ...]:
+    """Every event that a rejected attempt had, used or not."""
+    return _sightings(connection, schema.event_uses.c.attempt == attempt)
+
+
 def versions_holding(snapshots: Iterable[Snapshot], adapters: Collection[str]) -> tuple[int, ...]:
     """Versions whose stack holds any of these adapters."""
     return tuple(s.version for s in snapshots if not set(adapters).isdisjoint(s.stack.adapters))

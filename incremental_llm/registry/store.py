@@ -321,7 +321,8 @@ class Registry:
         The same batch, recipe, parent and seed are one attempt: recording it again returns the first record.
 
         Raises:
-            PreconditionFailed: the decision passed, or this attempt was committed.
+            PreconditionFailed: the decision passed, this attempt was committed, or production is no longer `parent`: a
+                refusal against a version that does not serve says nothing, and is no try.
         """
         batch = tuple(sorted(set(seqs)))
         if not batch:
@@ -345,6 +346,7 @@ class Registry:
                     dataset=dataset,
                     adapter=adapter,
                 )
+                tx.require(RefIs(name=PRODUCTION, version=attempt.parent))
                 tx.add(RecordAttempt(attempt=attempt), RecordUses(attempt=key, adapter=adapter, uses=tuple(uses)))
                 last = to_quarantine((*earlier, attempt))
                 spent = tuple(seq for seq, attempt_id in last.items() if attempt_id == key and seq not in trusted)
@@ -402,6 +404,11 @@ class Registry:
         """Events that the increment of this version had; a rollback has none of its own."""
         with self._read() as connection:
             return lineage.sightings_in_version(connection, resolve(connection, version).version)
+
+    def events_of_attempt(self, attempt: str) -> tuple[lineage.Sighting, ...]:
+        """Events that a rejected attempt had."""
+        with self._read() as connection:
+            return lineage.sightings_in_attempt(connection, attempt)
 
     # health
 

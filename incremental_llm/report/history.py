@@ -184,9 +184,10 @@ def metrics_of(
 ) -> dict[str, float]:
     """Average, BWT, FWT, forgetting, plasticity and negative flips (of the last version against the one before).
 
-    A metric that cannot be computed, because a cell was not measured or it needs more increments, is left out.
+    A metric that cannot be computed, because a cell was not measured or it needs more increments, is left out; so are
+    all where the base's own report is gone, which they count from.
     """
-    if not reports:
+    if "base" not in reports:
         return {}
     found = asdict(matrix_of(reports, introduced, superseded).metrics())
     names = list(reports)

@@ -98,7 +98,7 @@ def loss_curves(night: Night, nights: Sequence[Night]) -> str:
         for name in objectives
     ]
     if any(each.anchor_kl for each in nights):
-        series.append(("anchor KL, each time it ran", night.anchor_kl, [each.anchor_kl for each in nights]))
+        series.append(("anchor KL", night.anchor_kl, [each.anchor_kl for each in nights]))
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(1, max(len(series), 1), squeeze=False).flat

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from incremental_llm.chat import Message
-from incremental_llm.dataset import PairExample, SftExample, UnpairedExample, contradicting
+from incremental_llm.dataset import PairExample, SftExample, UnpairedExample, opponents
 from incremental_llm.dataset.dedup import exact_key, group_near, near_duplicates, normalised, same_statement
 from incremental_llm.dataset.examples import Example
 
@@ -168,6 +168,6 @@ def test_five_thousand_examples_are_grouped() -> None:
     ],
 )
 def test_a_later_verdict_turns_an_earlier_one_on_the_same_reply(old: Example, turned: bool) -> None:
-    tonight = [PairExample(**SAID, chosen="30 days", rejected="14 days")]
-    assert contradicting(tonight)(old) is turned
-    assert not contradicting([])(old)
+    tonight = [PairExample(**SAID | {"users": ("u7", "u8")}, chosen="30 days", rejected="14 days")]
+    assert opponents(tonight)(old) == (frozenset({"u7", "u8"}) if turned else frozenset())
+    assert not opponents([])(old)

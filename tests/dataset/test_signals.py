@@ -127,6 +127,19 @@ def test_a_policy_change_makes_room_for_a_new_truth(log):
     assert dataset.account == {"c1": "used", "i2": "used", "k2": "used"}
 
 
+def test_a_policy_change_ends_the_truth_and_not_one_reviewers_record_of_it(log):
+    log.corrected("ka", log.served("i1"), "30 days", "r1")
+    log.corrected("kb", log.served("i2", "how long is it"), "The 30 days.", "r2")
+    log.corrected("kc", log.served("i3", "Another?"), "30 days", "r2")
+    accepted = log.compile().corrections
+    seen = len(log.events)
+    log.changed("c1", "ka")
+    log.corrected("k2", log.served("i4", reply="30 days"), "45 days", "r1")
+    dataset = log.compile(after=seen, accepted=accepted)
+    assert dataset.superseded == {"ka", "kb"}
+    assert [sft.completion for sft in dataset.sft] == ["45 days"]
+
+
 def test_nothing_stands_on_what_a_policy_change_names(log):
     log.corrected("k1", log.served("i1"))
     log.up("t1", log.served("i2", "Another?", "yes"))
@@ -264,6 +277,15 @@ def test_thumbs_do_not_contradict_an_accepted_correction(log):
     log.down("t2", log.served("i3", reply="45 days"), "u2")
     assert reasons(log.compile(after=2, accepted=accepted), "unpaired") == {"contradicts_accepted": 2}
     assert len(log.compile(after=2).unpaired) == 2
+
+
+def test_a_filler_word_hides_no_reply_that_reviewers_have_judged(log):
+    log.corrected("k1", log.served("i1", reply="Two weeks."), "You can return boots within 30 days.")
+    accepted = log.compile().corrections
+    log.up("t1", log.served("i2", reply="The two weeks."), "u1")
+    log.down("t2", log.served("i3", reply="You can return the boots within 30 days."), "u2")
+    dataset = log.compile(after=2, accepted=accepted)
+    assert (dataset.unpaired, reasons(dataset, "unpaired")) == ((), {"contradicts_accepted": 2})
 
 
 # ----------------------------------------------------------------------------------------------------- preferences
@@ -443,6 +465,18 @@ def test_a_second_answer_that_reviewers_overrule_is_not_chosen(log):
     dataset = log.compile()
     assert pairs(dataset) == [("45 days", "wrong")]
     assert reasons(dataset, "pair") == {"contradicts_correction": 1}
+
+
+@pytest.mark.parametrize("tonight", [True, False])
+def test_a_second_answer_that_is_known_to_be_wrong_is_not_chosen(log, tonight):
+    log.served("before", "How many days is it?", "Two weeks.")
+    log.corrected("k1", "before", "45 days")
+    accepted = () if tonight else log.compile().corrections
+    log.served("a", "Tell me about the term.", "No idea.")
+    log.rephrased("q1", "a", log.served("b", "How many days is it?", "two weeks"))
+    dataset = log.compile(after=0 if tonight else 2, accepted=accepted)
+    assert reasons(dataset, "pair") == {"second_answer_failed": 1}
+    assert dataset.account["a"] == "second_answer_failed"
 
 
 def test_a_rephrase_whose_pair_is_outvoted_blames_nobody(log):

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from incremental_llm.config import RunConfig
-from incremental_llm.errors import NothingToTrainError, TrainingError
+from incremental_llm.errors import NothingToTrainError, PreconditionFailed, TrainingError
+from incremental_llm.training.increment import train_increment
 from incremental_llm.workspace import Workspace
 
 from .conftest import BAD, GOOD, night, write_log
@@ -44,7 +45,7 @@ def batch_of(workspace: Workspace) -> tuple[int, str]:
 def test_a_killed_run_goes_on_with_its_batch_whatever_was_imported_since(tmp_path: Path, tiny_config: Config) -> None:
     messages: list[str] = []
     with Workspace.create(tiny_config()) as workspace:
-        first, second = night(1, GOOD, BAD), night(2, GOOD, BAD)
+        first, second = night(1, GOOD, BAD), night(2, BAD, GOOD)
         workspace.import_feedback(write_log(tmp_path / "n1.jsonl", first))
         with pytest.raises(Killed):
             workspace.run(train=dying(Killed()))
@@ -111,3 +112,39 @@ def test_another_suite_anchor_or_recipe_is_another_run(change: str, tmp_path: Pa
         else:
             workspace.config = tiny_config(anchor=anchor, seed=5)
         assert batch_of(workspace)[1] != begun[1]
+
+
+def test_the_nights_go_on_where_production_was_moved_back(tmp_path: Path, tiny_config: Config) -> None:
+    """The run that made v2 has ended, although production, recipe and events are those that it began with."""
+    config = tiny_config()
+    lenient = config.gate.model_copy(update={"max_correction_losses": 1.0, "max_negative_flips": 1.0})
+    with Workspace.create(config.model_copy(update={"gate": lenient})) as workspace:
+        for number, texts in ((1, (GOOD, BAD)), (2, (BAD, GOOD))):
+            workspace.import_feedback(write_log(tmp_path / f"n{number}.jsonl", night(number, *texts)))
+            assert workspace.run().decision == "promoted"
+        workspace.promote(1, reason="a test")
+        with pytest.raises(NothingToTrainError, match=r"28 events have made v2 from v1 .*promote 2"):
+            workspace.run(train=dying(Killed()))
+        workspace.import_feedback(write_log(tmp_path / "n3.jsonl", night(3, GOOD, BAD)))
+        assert "continuing" not in workspace.plan().lines[0]
+        assert batch_of(workspace)[0] > 28
+        with pytest.raises(Killed):
+            workspace.run(train=dying(Killed()))
+        assert workspace.plan().lines[0] == "continuing an interrupted run with its 56 events"
+
+
+def test_a_refusal_against_a_version_that_serves_no_more_is_no_try(tmp_path: Path, tiny_config: Config) -> None:
+    config = tiny_config()
+    with Workspace.create(config) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        workspace.run()
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, BAD, GOOD)))
+
+        def moving(**arguments: Any) -> Any:
+            with Workspace.open(config) as other:
+                other.promote(0, reason="meanwhile")
+            return train_increment(**arguments)
+
+        with pytest.raises(PreconditionFailed, match="production"):
+            workspace.run(train=moving)
+        assert workspace.registry.attempts() == () and workspace.registry.quarantined() == frozenset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,17 @@ def test_a_version_that_a_rollback_undid_is_no_column(tmp_path: Path, lenient: R
         assert data.production == 3
         assert [night.decision for night in data.nights] == ["promoted", "promoted"]
         assert [row.version for row in data.lineage] == [0, 1, 2, 3]
+
+
+def test_metrics_that_count_from_the_base_are_left_out_without_its_report(tmp_path: Path, lenient: RunConfig) -> None:
+    with Workspace.create(lenient) as workspace:
+        for number, texts in ((1, (GOOD, BAD)), (2, (BAD, GOOD))):
+            workspace.import_feedback(write_log(tmp_path / f"n{number}.jsonl", night(number, *texts)))
+            workspace.run()
+            if number == 1:
+                shutil.rmtree(workspace.config.workspace / "runs")
+        assert report(workspace).metrics == {}
+        assert results_json(report(workspace))["metrics"]["fwt"] is None
 
 
 def test_a_suite_with_other_items_is_not_compared_with_what_it_was(tmp_path: Path, lenient: RunConfig) -> None:

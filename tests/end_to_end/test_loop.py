@@ -64,9 +64,8 @@ def test_the_second_adapter_stands_on_the_frozen_first_and_replay_is_mixed_in(
         workspace.run()
         (below,) = adapter_paths(workspace.stack(), workspace.registry.objects)
         digest = verify_folder(below)
-        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, GOOD, BAD)))
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, BAD, GOOD)))
         outcome = workspace.run()
-        # Its corrections already hold under v1, so nothing can be shown to be better: no proof, no promotion.
         assert outcome.decision == "rejected", outcome.reasons
         assert outcome.mixture.realised["sft"].replay >= 2
         assert verify_folder(below) == digest

@@ -14,7 +14,9 @@ from incremental_llm.config import RunConfig
 from incremental_llm.errors import ConfigError, InputError, NothingToTrainError, SuiteError, WorkspaceBusyError
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.events import parse_event
-from incremental_llm.pending import changes_in_effect, policy_changes
+from incremental_llm.pending import changes_in_effect, compile_pending, policy_changes, read_pending, replayable
+from incremental_llm.registry import event_uses
+from incremental_llm.replay import ReplayBuffer
 from incremental_llm.report import results_json
 from incremental_llm.report.history import history
 from incremental_llm.training.increment import train_increment
@@ -42,6 +44,11 @@ def served(name: str, user: str, reply: str = BAD) -> dict[str, Any]:
 def corrected(name: str, interaction: str, content: str = GOOD) -> dict[str, Any]:
     head = {"type": "correction", "id": name, "time": "2026-11-02T13:00:00Z", "interaction": interaction}
     return head | {"reviewer": "r9", "content": content}
+
+
+def thumb(user: str, interaction: str, value: int) -> dict[str, Any]:
+    head = {"type": "thumb", "id": f"{interaction}-{user}", "time": "2026-11-02T14:00:00Z", "user": user}
+    return head | {"interaction": interaction, "value": value}
 
 
 @pytest.mark.parametrize("reply", [GOOD, ""], ids=["confirmed", "empty"])
@@ -104,7 +111,7 @@ def test_the_user_who_asked_and_a_row_too_long_to_train_are_on_record(tmp_path: 
         data = history(workspace.registry, config.workspace, title="t", seed=0)
         assert results_json(data)["against_base"]["tiny"]["n"] == 12
 
-        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", [*night(2, GOOD, BAD), corrected("k-old", "i-old")]))
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", [*night(2, BAD, GOOD), corrected("k-old", "i-old")]))
         workspace.run()
         (adapter,) = workspace.registry.adapters_that_saw("alice")
         assert adapter.events == 1
@@ -188,7 +195,7 @@ def test_a_question_that_a_suite_asks_by_now_leaves_the_replay_buffer(tmp_path: 
             assert old in text
             (later / name).write_text(text.replace(old, new), encoding="utf-8")
         workspace.config = config.model_copy(update={"suites": config.suites.model_copy(update={"watch": ("later",)})})
-        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, GOOD, BAD)))
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, BAD, GOOD)))
         said = "replayed examples leave the buffer: 2 ask what a suite asks by now"  # a correction and its pair
         assert said in workspace.plan().lines
         second = workspace.run()
@@ -377,3 +384,89 @@ def test_a_dry_run_says_when_no_phase_has_its_minimum(tmp_path: Path, tiny_confi
             workspace.plan()
         with pytest.raises(NothingToTrainError, match="lower `minimum` of a phase"):
             workspace.run()
+
+
+def test_a_night_that_production_knows_already_costs_no_try(tmp_path: Path, tiny_config: Config) -> None:
+    with Workspace.create(tiny_config()) as workspace:
+        for number in (1, 2):
+            workspace.import_feedback(write_log(tmp_path / f"n{number}.jsonl", night(number, GOOD, BAD)))
+            if number == 1:
+                assert workspace.run().decision == "promoted"
+        with pytest.raises(NothingToTrainError, match="v1 is right on 14 of 14 items of new_corrections already"):
+            workspace.run(train=no_training)
+        assert workspace.registry.attempts() == ()
+
+
+def test_a_correction_that_no_step_reached_is_not_held_against_later_nights(
+    tmp_path: Path, tiny_config: Config
+) -> None:
+    config = tiny_config(
+        phases=[{"objective": "sft", "learning_rate": 1e-2, "epochs": 1, "max_steps": 1, "batch_size": 8}]
+    )
+    lenient = config.gate.model_copy(update={"margin": 0.9, "max_negative_flips": 1.0})
+    with Workspace.create(config.model_copy(update={"gate": lenient})) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        outcome = workspace.run()
+        assert outcome.decision == "promoted", outcome.reasons
+        account = {use.event: use.outcome for use in workspace.registry.events_of(1)}
+        reached = {f"n1-k{n}" for n in range(14) if account[f"n1-k{n}"] == "used"}
+        kept = workspace.registry.get_json(str(workspace.registry.head().corrections))
+        assert {one["event_id"] for one in kept} == reached and len(reached) == 8
+
+
+def test_a_policy_change_that_names_nothing_known_is_said(tmp_path: Path, tiny_config: Config) -> None:
+    head = {"type": "policy_change", "time": "2026-11-01T13:00:00Z", "supersedes": ["n1-k0", "n1-k99"]}
+    config = tiny_config()
+    allowed = config.compile.model_copy(update={"policy_reviewers": frozenset({"boss"})})
+    with Workspace.create(config.model_copy(update={"compile": allowed})) as workspace:
+        changes = [head | {"id": "p1", "reviewer": "boss"}, head | {"id": "p2", "reviewer": "nobody"}]
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", [*night(1, GOOD, BAD), *changes]))
+        said = "policy change p1 names 1 events that are not in the log, such as 'n1-k99': it ends nothing there"
+        assert [line for line in workspace.plan().lines if "policy" in line] == [said]
+        assert said in workspace.run().notes
+
+
+def test_another_log_is_refused_after_a_rejected_attempt_too(tmp_path: Path, tiny_config: Config) -> None:
+    config = tiny_config()
+    with Workspace.create(config) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
+        seqs = [stored.seq for stored in workspace.store.read(after=0)]
+        uses = event_uses({"n1-i0": "used"}, {"n1-i0": 1}, {})
+        workspace.registry.record_attempt(parent=0, seqs=seqs, reason="a test", uses=uses)
+        with pytest.raises(NothingToTrainError, match="the last attempt on these 28 events was rejected"):
+            workspace.plan()
+        workspace.registry.record_attempt(parent=0, seqs=seqs, reason="a test", seed=1, uses=uses)
+        with pytest.raises(NothingToTrainError, match="all 28 events since are quarantined"):
+            workspace.plan()
+    Path(config.database_url.removeprefix("sqlite:///")).unlink()
+    with Workspace.open(config) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", night(2, GOOD, BAD)))
+        with pytest.raises(InputError, match=r"expected the log that attempt .* was made from"):
+            workspace.plan()
+
+
+@pytest.mark.parametrize(("users", "kept", "rehearsed"), [(2, 1, 0), (5, 1, 0), (6, 0, 0), (0, 1, 1)])
+def test_distinct_people_turn_a_replayed_verdict(
+    users: int, kept: int, rehearsed: int, tmp_path: Path, tiny_config: Config
+) -> None:
+    """Five users liked a reply; `users` others, or a reviewer, do not."""
+    config = tiny_config()
+    asked = night(1, GOOD, BAD)
+    ups = [thumb(f"u{n}", "liked", 1) for n in range(5)]
+    with Workspace.create(config) as workspace:
+        log = [*asked, served("liked", "eve", "It is in the shed."), *ups]
+        workspace.import_feedback(write_log(tmp_path / "n1.jsonl", log))
+        assert workspace.run().decision == "promoted"
+        again = served("liked", "eve", "It is in the shed.") | {"id": "again", "conversation": "again"}
+        downs = [thumb(f"v{n}", "again", -1) for n in range(users)]
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", [again, *downs, *night(2, BAD, GOOD)]))
+        todo = read_pending(workspace.registry, workspace.store, workspace.config)
+        dataset = compile_pending(todo, workspace.config, (), workspace.tokenizer)
+        replay = replayable(todo, dataset, workspace.config, ())
+
+    def liked(buffer: ReplayBuffer) -> int:
+        return sum("liked" in item.example.sources for item in buffer.items)
+
+    assert liked(todo.buffer) == 1
+    assert (liked(replay.kept), liked(replay.tonight)) == (kept, rehearsed)
+    assert bool(replay.notes) is (users > 0)

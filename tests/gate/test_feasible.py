@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from incremental_llm.errors import InputError, NothingToTrainError, SuiteError
 from incremental_llm.evaluation import EvaluationReport, ItemResult, SuiteResult
 from incremental_llm.gate import GatePolicy
-from incremental_llm.gate.feasible import check_gain, check_measured, check_suites, items_needed
+from incremental_llm.gate.feasible import check_gain, check_headroom, check_measured, check_suites, items_needed
 
 POLICY = GatePolicy(min_items=30, margin=0.1, margins={"strict": 0.02}, min_corrections=10)
 
@@ -38,6 +40,16 @@ def test_too_few_corrections_wait_for_more() -> None:
     check_gain(0, POLICY, ["new"])
     with pytest.raises(NothingToTrainError, match=r"9 new corrections that can be tested.*the feedback waits for more"):
         check_gain(9, POLICY, [])
+
+
+@pytest.mark.parametrize(("right", "room"), [(0, True), (30, True), (38, False), (40, False)])
+def test_where_production_is_right_already_nothing_is_trained(right: int, room: bool) -> None:
+    items = [ItemResult(id=f"i{n}", answer="", correct=n < right) for n in range(40)]
+    suites = {"s": SuiteResult.of("s", 1, "d", items)}
+    production = EvaluationReport(stack_digest="x", suites=suites, seconds=0, tokens=0)
+    with contextlib.nullcontext() if room else pytest.raises(NothingToTrainError, match=f"v3 is right on {right} of"):
+        check_headroom(production, POLICY, ["s"], "production v3")
+    check_headroom(production, POLICY, [], "production v3")
 
 
 def test_a_production_without_a_score_is_refused() -> None:

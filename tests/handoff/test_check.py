@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -11,7 +12,14 @@ import torch
 from incremental_llm.adapters.lora import LoraAdapter
 from incremental_llm.adapters.merge import concatenate, padded
 from incremental_llm.errors import InputError, IntegrityError
-from incremental_llm.handoff.check import PROBES, Tolerance, compare_logits, probe_ids, require_same_deltas
+from incremental_llm.handoff.check import (
+    PROBES,
+    Tolerance,
+    compare_logits,
+    probe_ids,
+    require_same_deltas,
+    require_same_weights,
+)
 
 IDS = [torch.tensor([[1, 2, 3]]), torch.tensor([[4]])]
 
@@ -61,6 +69,21 @@ def test_no_probes_is_an_error(tiny_tokenizer: Any) -> None:
 def random_adapter(*names: str) -> LoraAdapter:
     modules = {name: (torch.randn(4, 12), torch.randn(8, 4)) for name in names}
     return LoraAdapter({"r": 4, "lora_alpha": 8}, modules, dict.fromkeys(names, 2.0))
+
+
+def test_weights_are_compared_bit_for_bit_and_by_name(tiny_model: Any) -> None:
+    other = copy.deepcopy(tiny_model)
+    require_same_weights(other, tiny_model, "export")
+    name, parameter = next((n, p) for n, p in other.named_parameters() if "down_proj" in n)
+    parameter.data[0, 0] = torch.nextafter(parameter.data[0, 0], torch.tensor(9.0))
+    with pytest.raises(IntegrityError, match=f"others at 1 places, such as {name}"):
+        require_same_weights(other, tiny_model, "export")
+    with pytest.raises(IntegrityError, match="others at"):
+        require_same_weights(copy.deepcopy(tiny_model).half(), tiny_model, "export")
+    with pytest.raises(IntegrityError, match="such as extra"):
+        other = copy.deepcopy(tiny_model)
+        other.register_buffer("extra", torch.zeros(1))
+        require_same_weights(other, tiny_model, "export")
 
 
 def test_deltas_are_compared_module_by_module_whatever_the_dtype_that_is_served() -> None:

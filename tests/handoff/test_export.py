@@ -139,6 +139,17 @@ def test_a_merged_model_in_bf16_is_the_folded_stack_bit_for_bit(case: Case, tmp_
     assert all(torch.equal(tensor, folded.state_dict()[name]) for name, tensor in saved.items())
 
 
+def test_a_merged_model_in_bf16_without_a_small_adapter_does_not_appear(case: Case, tmp_path: Path) -> None:
+    """Its logits are within what bfloat16 is allowed: only the weights tell."""
+    folded = AutoModelForCausalLM.from_pretrained(case.base, dtype=torch.bfloat16, attn_implementation="sdpa")
+    merge_into(folded, [read_adapter(folder) for folder in case.folders])
+    stack = case.stack.model_copy(update={"dtype": "bfloat16", "adapters": case.stack.adapters[:-1]})
+    given = {**case.arguments, "stack": stack, "adapter_folders": case.folders[:-1], "reference": folded.eval()}
+    with pytest.raises(IntegrityError, match="weights of the stack that was measured"):
+        export_merged(out=tmp_path / "merged", **given)
+    assert not (tmp_path / "merged").exists()
+
+
 @pytest.mark.parametrize("export", [export_peft, export_merged])
 def test_the_folder_says_what_it_is_and_where_it_comes_from(
     case: Case, tmp_path: Path, export: Callable[..., Any]
@@ -174,7 +185,7 @@ def test_an_export_that_differs_from_the_stack_does_not_appear(
 ) -> None:
     plain_base = AutoModelForCausalLM.from_pretrained(case.base)
     out = tmp_path / "out"
-    with pytest.raises(IntegrityError, match=r"mean KL of at most .*Nothing was exported"):
+    with pytest.raises(IntegrityError, match=r"(mean KL of at most|weights of the stack) .*Nothing was exported"):
         export(out=out, **{**case.arguments, "reference": plain_base})
     nan = lambda ids: case.reference(ids).logits * float("nan")  # noqa: E731
     with pytest.raises(IntegrityError, match="found nan"):
