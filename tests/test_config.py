@@ -30,6 +30,7 @@ def test_an_override_reaches_into_a_list() -> None:
         ("training.seed=4294967296", "training.seed: expected a number below 4294967296, found 4294967296"),
         ("training.phases=[]", r"training.phases: expected a list of at least 1, found \[\]"),
         ("suites.old=general", r"suites.old: expected a list, such as \[a, b\], found 'general'"),
+        ("training.lora.targets=[q_proj, 5]", "1 problem.*\n.*training.lora.targets: expected all-linear or a list of"),
         ("training.seed=1.5", "training.seed: expected a whole number, found 1.5"),
         ("training.seed=abc", "training.seed: expected a whole number, found 'abc'"),
         ("gate.margin=wide", "gate.margin: expected a number, found 'wide'"),

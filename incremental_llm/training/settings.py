@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class _Settings(BaseModel):
@@ -24,6 +24,13 @@ class LoraSettings(_Settings):
         description="start A where the anchor's inputs hold least, damped by this share of the mean; null: at random",
     )
     first_layer: int = Field(0, ge=0, description="layers below this one get no adapter, and no backward pass")
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _names(cls, found: object) -> object:
+        if isinstance(found, str) or (isinstance(found, list | tuple) and all(isinstance(one, str) for one in found)):
+            return found
+        raise ValueError(f"expected all-linear or a list of module names such as [q_proj, v_proj], found {found!r}")
 
 
 class PhaseSettings(_Settings):
