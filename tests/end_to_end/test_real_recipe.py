@@ -41,7 +41,7 @@ def suite(folder: Path, head: str, items: list[dict[str, Any]]) -> None:
 
 
 def feedback() -> list[dict[str, Any]]:
-    """Every phrasing: a thumb down for the wrong answer, and its correction."""
+    """Every phrasing: a thumb down for the wrong answer, and its correction; and one thumb up."""
     events: list[dict[str, Any]] = []
     for index, question in enumerate(QUESTIONS):
         clock, about = f"2026-11-03T09:{index:02d}", {"interaction": f"i{index}"}
@@ -50,13 +50,16 @@ def feedback() -> list[dict[str, Any]]:
         thumb = {"type": "thumb", "id": f"t{index}", "time": f"{clock}:20Z", "user": f"u{index % 5}", "value": -1}
         fixed = {"type": "correction", "id": f"k{index}", "time": f"{clock}:40Z", "reviewer": f"r{index % 2}"}
         events += [served | {"model": "production@0"}, thumb | about, fixed | about | {"content": RIGHT}]
+    asked = [{"role": "user", "content": "And the library card, if it is lost?"}]
+    events.append(events[0] | {"id": "good", "conversation": "good", "messages": asked, "reply": RIGHT})
+    events.append(events[1] | {"id": "up", "interaction": "good", "value": 1})
     return events
 
 
 def test_a_fact_is_learned_promoted_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    general = [json.loads(line) for line in (ROOT / "eval_suites/general/items.jsonl").open(encoding="utf-8")]
-    suite(tmp_path / "suites" / "everyday", "max_new_tokens: 8\nmin_items: 30\n", general[:40])
+    general = (ROOT / "eval_suites/general/items.jsonl").read_text(encoding="utf-8").split("\n")[:40]
+    suite(tmp_path / "suites" / "everyday", "max_new_tokens: 8\nmin_items: 30\n", list(map(json.loads, general)))
     unseen = [
         {"id": str(i), "messages": [{"role": "user", "content": q}], "accept": ["seven euros"], "distractors": []}
         for i, q in enumerate(UNSEEN)
@@ -78,6 +81,7 @@ def test_a_fact_is_learned_promoted_and_exported(tmp_path: Path, monkeypatch: py
         assert workspace.evaluate("production", ["unseen"]).suites["unseen"].score == 0
         outcome = workspace.run()
         assert (outcome.decision, outcome.version) == ("promoted", 1), outcome.reasons
+        assert [phase.objective for phase in outcome.training.phases if phase.steps] == ["dpo", "kto", "sft"]
         score = workspace.evaluate("production", ["unseen"]).suites["unseen"].score
         assert score is not None and score >= 0.5
         assert workspace.export("production", tmp_path / "tuned").check.same_top > 0.8
