@@ -60,6 +60,9 @@ def main() -> int:
     except IncrementalError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: nothing is lost, the same command continues", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from incremental_llm.adapters.load import load_stack, load_tokenizer
 from incremental_llm.adapters.stack import Stack
@@ -42,14 +40,6 @@ def asked(text: str) -> tuple[Message, ...]:
 @pytest.fixture(scope="module")
 def base() -> ResolvedBase:
     return resolve("smollm2-135m")
-
-
-@pytest.fixture(autouse=True)
-def _all_cores() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_base_knows_paris_and_nothing_of_the_workshop(base: ResolvedBase) -> None:

@@ -1,4 +1,4 @@
-"""The shipped CPU recipe on the real model, with fewer everyday prompts: a night about one fact is promoted."""
+"""The shipped CPU recipe on the real model, with fewer steps and everyday prompts: a night about one fact is promoted."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ def test_a_fact_is_learned_promoted_and_exported(tmp_path: Path, monkeypatch: py
             "gate.margins={}",  # which name the suite that is not here
             "gate.margin=0.5",  # of 40 items
             f"training.anchor.prompts={few}",
+            "training.phases.2.max_steps=15",
         ],
     )
     with Workspace.create(config) as workspace:
