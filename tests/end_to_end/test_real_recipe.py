@@ -1,4 +1,4 @@
-"""The shipped CPU recipe on the real model, with fewer steps and everyday prompts: a night about one fact is promoted."""
+"""The shipped CPU recipe on the real model, with fewer steps and anchors: a night about one fact is promoted."""
 
 from __future__ import annotations
 
