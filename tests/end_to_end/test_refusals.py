@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from incremental_llm.config import RunConfig
-from incremental_llm.errors import ConfigError, InputError, NothingToTrainError, SuiteError, WorkspaceBusyError
+from incremental_llm.errors import (
+    BaseModelError,
+    ConfigError,
+    InputError,
+    NothingToTrainError,
+    SuiteError,
+    WorkspaceBusyError,
+)
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.events import parse_event
 from incremental_llm.pending import changes_in_effect, compile_pending, policy_changes, read_pending, replayable
@@ -384,6 +392,17 @@ def test_a_dry_run_says_when_no_phase_has_its_minimum(tmp_path: Path, tiny_confi
             workspace.plan()
         with pytest.raises(NothingToTrainError, match="lower `minimum` of a phase"):
             workspace.run()
+
+
+def test_creating_again_with_another_base_is_refused(tmp_path: Path, tiny_config: Config) -> None:
+    config = tiny_config()
+    Workspace.create(config).close()
+    Workspace.create(config).close()
+    other = shutil.copytree(config.base, tmp_path / "other")
+    weights = {name: tensor + 1 for name, tensor in load_file(other / "model.safetensors").items()}
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BaseModelError, match="as when the registry was made"):
+        Workspace.create(config.model_copy(update={"base": str(other)}))
 
 
 def test_a_night_that_production_knows_already_costs_no_try(tmp_path: Path, tiny_config: Config) -> None:
