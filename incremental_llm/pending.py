@@ -30,7 +30,7 @@ from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import PolicyChange, UnknownEvent, references
 from incremental_llm.gate import suites_by_role
 from incremental_llm.gate.feasible import check_suites
-from incremental_llm.registry import Registry, Snapshot, consumed, has_new_feedback, increments_in
+from incremental_llm.registry import Attempt, Registry, Snapshot, consumed, has_new_feedback, increments_in
 from incremental_llm.replay import Mixture, ReplayBuffer
 
 
@@ -58,7 +58,8 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
     Raises:
         NothingToTrainError: no new feedback, or none since the last attempt on the same events was rejected.
     """
-    _check_same_log(registry, store)
+    attempts = registry.attempts()
+    _check_same_log(registry, store, attempts)
     head = registry.head()
     quarantined = registry.quarantined()
     until = store.head() if until is None else until
@@ -70,7 +71,6 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
             f"no new feedback since production v{head.version}: "
             f"{found or f'it has seen event {head.cursor} of {until}'}. Import some: illm feedback import FILE."
         )
-    attempts = registry.attempts()
     judged = [stored.seq for stored in events if not isinstance(stored.event, UnknownEvent)]
     if attempts and not has_new_feedback(judged, attempts):
         raise NothingToTrainError(
@@ -91,10 +91,9 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
     )
 
 
-def _check_same_log(registry: Registry, store: FeedbackStore) -> None:
+def _check_same_log(registry: Registry, store: FeedbackStore, attempts: Sequence[Attempt]) -> None:
     """Refuse a feedback store that is not the one which the registry has read: its places would be skipped unread."""
     version = max((s.version for s in registry.list() if s.kind == "increment"), default=None)
-    attempts = registry.attempts()
     seen = {
         **({f"version {version}": registry.events_of(version)} if version is not None else {}),
         **({f"attempt {attempts[-1].id[:8]}": registry.events_of_attempt(attempts[-1].id)} if attempts else {}),

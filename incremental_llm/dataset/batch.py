@@ -77,8 +77,7 @@ class Batch:
 
     `named` are the ids that this batch's policy changes supersede, with those of `accepted` corrections that said the
     same of the same prompt: it is a truth that ends, not one reviewer's record of it. `gone` are these and the ones
-    superseded before;
-    `barred` are all ids that nothing can stand on, with the reason.
+    superseded before; `barred` are all ids that nothing can stand on, with the reason.
     """
 
     def __init__(

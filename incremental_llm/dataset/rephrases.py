@@ -151,10 +151,10 @@ def _rephrase_problem(
 ) -> DropReason | None:
     first, second = asked.first, asked.second
     prompt, reply = batch.reply_key(first.id)
-    asked_again, _ = batch.reply_key(second.id)
-    if second.id in failed or users.get(batch.reply_key(second.id), 1) <= 0:
+    again = batch.reply_key(second.id)
+    if second.id in failed or users.get(again, 1) <= 0:
         return DropReason.SECOND_ANSWER_FAILED
-    if not verdicts.allows_inferred(asked_again, second.reply) or verdicts.objection(asked_again, praised=second.reply):
+    if not verdicts.allows_inferred(again[0], second.reply) or verdicts.objection(again[0], praised=second.reply):
         return DropReason.SECOND_ANSWER_FAILED  # reviewers say so of the question that it answered
     if reply == normalised(second.reply):
         return DropReason.SAME_REPLY

@@ -464,11 +464,14 @@ def test_another_log_is_refused_after_a_rejected_attempt_too(tmp_path: Path, tin
             workspace.plan()
 
 
-@pytest.mark.parametrize(("users", "kept", "rehearsed"), [(2, 1, 0), (5, 1, 0), (6, 0, 0), (0, 1, 1)])
+@pytest.mark.parametrize(
+    ("users", "reviewers", "kept", "rehearsed"),
+    [(2, 0, 1, 0), (5, 0, 1, 0), (6, 0, 0, 0), (0, 0, 1, 1), (0, 1, 0, 0)],
+)
 def test_distinct_people_turn_a_replayed_verdict(
-    users: int, kept: int, rehearsed: int, tmp_path: Path, tiny_config: Config
+    users: int, reviewers: int, kept: int, rehearsed: int, tmp_path: Path, tiny_config: Config
 ) -> None:
-    """Five users liked a reply; `users` others, or a reviewer, do not."""
+    """Five users liked a reply; `users` others, or so many `reviewers`, do not."""
     config = tiny_config()
     asked = night(1, GOOD, BAD)
     ups = [thumb(f"u{n}", "liked", 1) for n in range(5)]
@@ -478,7 +481,8 @@ def test_distinct_people_turn_a_replayed_verdict(
         assert workspace.run().decision == "promoted"
         again = served("liked", "eve", "It is in the shed.") | {"id": "again", "conversation": "again"}
         downs = [thumb(f"v{n}", "again", -1) for n in range(users)]
-        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", [again, *downs, *night(2, BAD, GOOD)]))
+        fixed = [corrected(f"k{n}", "again", "It is in the barn.") for n in range(reviewers)]
+        workspace.import_feedback(write_log(tmp_path / "n2.jsonl", [again, *downs, *fixed, *night(2, BAD, GOOD)]))
         todo = read_pending(workspace.registry, workspace.store, workspace.config)
         dataset = compile_pending(todo, workspace.config, (), workspace.tokenizer)
         replay = replayable(todo, dataset, workspace.config, ())
@@ -488,4 +492,4 @@ def test_distinct_people_turn_a_replayed_verdict(
 
     assert liked(todo.buffer) == 1
     assert (liked(replay.kept), liked(replay.tonight)) == (kept, rehearsed)
-    assert bool(replay.notes) is (users > 0)
+    assert bool(replay.notes) is (users + reviewers > 0)
