@@ -10,14 +10,13 @@ The first process does what `illm nightly` does and the others train with it. Th
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from incremental_llm.cli.console import progress_reporter
 from incremental_llm.config import load_config
 from incremental_llm.nightly import run_nightly
-from incremental_llm.training.distributed import run_together
+from incremental_llm.training.distributed import end_process, run_together
 
 
 def main() -> int:
@@ -39,4 +38,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

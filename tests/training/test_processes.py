@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 TRAIN = """
 import sys
 from pathlib import Path
-from incremental_llm.training.distributed import run_together
+from incremental_llm.training.distributed import end_process, run_together
 from tests.training.conftest import PHASES, everyday, examples_of, settings_of
 
 def lead(train):
@@ -39,7 +39,7 @@ def lead(train):
         assert result.phases[0].steps == 20, result
     return 0
 
-sys.exit(run_together(lead))
+end_process(run_together(lead))
 """
 
 # The first process's work, and what stands in for training on each process.
@@ -48,7 +48,7 @@ import os, sys, time
 from types import ModuleType
 from accelerate import PartialState
 from incremental_llm.errors import InputError, NothingToTrainError, TrainingError
-from incremental_llm.training.distributed import run_together
+from incremental_llm.training.distributed import end_process, run_together
 
 case = sys.argv[1]
 
@@ -76,7 +76,7 @@ def lead(train):
 
 code = run_together(lead)
 os.write(1, f"ended with {code}\\n".encode())  # one write: unbuffered prints of two processes mix
-sys.exit(code)
+end_process(code)
 """
 
 
