@@ -90,9 +90,17 @@ def resolve(name: str, *, say: Say = lambda line: None) -> ResolvedBase:
         raise BaseModelError(f"base model {name!r}: no such folder. Give a folder with config.json and safetensors.")
     else:
         folder = _from_hub(name, say)
-    return ResolvedBase(
-        folder, BaseRef(name=name, digest=_base_digest(folder), template_digest=_template_digest(folder))
-    )
+    weights, template = content_digests(folder)
+    return ResolvedBase(folder, BaseRef(name=name, digest=weights, template_digest=template))
+
+
+def content_digests(folder: Path) -> tuple[str, str]:
+    """(what computes, what turns a conversation into tokens) of a base's folder, by content.
+
+    Raises:
+        BaseModelError: weights or config are missing.
+    """
+    return _base_digest(folder), _template_digest(folder)
 
 
 def _embedded(name: str, model: WheelModel, say: Say) -> Path:

@@ -7,6 +7,7 @@
     │   ├── SuiteError              a suite that is missing, mistyped, or changed without a new version
     │   └── UnknownRefError         a ref or version that the registry does not hold
     ├── NothingToTrainError         exit code 10: an increment with no examples is never a success
+    ├── TrainingInterrupted         exit code 40: told to end (SIGTERM); the same command continues
     ├── TrainingError               training broke one of its own invariants (non-finite, frozen weight moved, ...)
     ├── IntegrityError              an artifact is damaged, or differs from its digest
     ├── WorkspaceBusyError          exit code 75: another run holds the workspace; try again later
@@ -52,6 +53,12 @@ class NothingToTrainError(IncrementalError):
     """An increment with nothing to train."""
 
     exit_code = 10
+
+
+class TrainingInterrupted(IncrementalError):
+    """Training was told to end and left a checkpoint; the same command continues from it."""
+
+    exit_code = 40
 
 
 class TrainingError(IncrementalError):

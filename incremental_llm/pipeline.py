@@ -156,13 +156,14 @@ def judge_increment(
             base_folder=base.folder,
             adapter_folders=adapter_paths(todo.head.stack, registry.objects),
             examples=tuple(row.example for row in mixture.rows),
+            replayed=frozenset(row.example.id for row in mixture.rows if row.origin == "replay"),
             anchors=anchors,
             settings=config.training,
             out=folder / "training",
             progress=progress,
         )
     clock.lap("train")
-    stack = todo.head.stack.plus(registry.put_object(training.adapter))
+    stack = todo.head.stack.plus(registry.put_object(training.adapter), training.replaces)
     candidate = measured.report(stack, suites, "the candidate")
     clock.lap("measure candidate")
     decision = _verdict(todo.head.stack, production, stack, candidate, config, superseded)

@@ -18,7 +18,7 @@ from typing import Any
 from incremental_llm.artifacts import write_json
 from incremental_llm.chat import Conversation, as_dicts, json_digest
 from incremental_llm.config import RunConfig
-from incremental_llm.errors import NothingToTrainError
+from incremental_llm.errors import NothingToTrainError, TrainingInterrupted
 from incremental_llm.evaluation import Suite
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.pending import Pending, read_pending
@@ -46,13 +46,13 @@ class Run:
         """From here on the run's work is worth continuing: pin its batch.
 
         Where training ends in an error it is let go, so that the next run takes all that is pending by then; only what
-        the machine lacked, such as room on the disk, is worth coming back to.
+        the machine lacked, such as room on the disk or the time to end, is worth coming back to.
         """
         pin = {"setting": self.setting, "until": self.todo.until, "seqs": _seqs(self.todo)}
         write_json(self.folder / BATCH, pin)
         try:
             yield
-        except OSError:
+        except (OSError, TrainingInterrupted):
             raise
         except Exception:
             (self.folder / BATCH).unlink()

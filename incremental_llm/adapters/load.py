@@ -2,13 +2,15 @@
 
 Shapes: r rank, O outputs, I inputs of a linear layer.
 
-Two ways, chosen by what the base allows:
+Three ways, the first two chosen by what the base allows:
 
 * fold (default): the deltas are summed in fp32 and added to the base weights in memory, rounded once. Steps then cost
   the same at any depth, and "adapters disabled" in PEFT and TRL *is* the previous policy.
-* concat (4-bit base): nothing can be folded into 4-bit weights without losing nearly all of a delta, so the stack
-  becomes one exact rank-sum pair that a forward hook adds to each layer's output. The hook belongs to the base layer,
+* concat (4-bit base, or one that must stay bit-exact): nothing can be folded into 4-bit weights without losing nearly
+  all of a delta, so the stack becomes one exact rank-sum pair that a forward hook adds to each layer's output. The hook
+  belongs to the base layer,
   so "adapters disabled" is the previous policy here too.
+* live (to compare): as concat, but every adapter by itself. A step gets slower with each.
 """
 
 from __future__ import annotations
@@ -114,8 +116,11 @@ def load_stack(
     device: torch.device | None = None,
     quantization: str = "none",
     to_train: bool = False,
+    frozen: str = "fold",
 ) -> Any:
     """Base and adapters (oldest first) as one plain model that computes what the stack computes.
+
+    `frozen` says how: "fold", "concat" or "live"; over a 4-bit base, fold becomes concat.
 
     Raises:
         IntegrityError: an adapter that does not fit the base, or holds a non-finite number.
@@ -124,10 +129,11 @@ def load_stack(
     adapters = [read_adapter(folder) for folder in adapter_folders]
     if not adapters:
         return model
-    if quantization == "none":
+    if quantization == "none" and frozen == "fold":
         merge_into(model, adapters)
-    else:
-        attach(model, concatenate(adapters))
+        return model
+    for adapter in adapters if frozen == "live" else [concatenate(adapters)]:
+        attach(model, adapter)
     return model
 
 

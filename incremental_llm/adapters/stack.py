@@ -46,9 +46,9 @@ class Stack(BaseModel):
         """Equal for equal base, template, dtype, quantisation and adapters in equal order."""
         return json_digest(self.model_dump(mode="json"))
 
-    def plus(self, adapter: str) -> Stack:
-        """This stack with one more adapter on top."""
-        return self.model_copy(update={"adapters": (*self.adapters, adapter)})
+    def plus(self, adapter: str, replacing: int = 0) -> Stack:
+        """This stack with one more adapter on top, in the place of its last `replacing` ones."""
+        return self.model_copy(update={"adapters": (*self.adapters[: len(self.adapters) - replacing], adapter)})
 
 
 def adapter_paths(stack: Stack, objects: Path) -> tuple[Path, ...]:

@@ -97,8 +97,17 @@ def sightings_in_attempt(connection: Connection, attempt: str) -> tuple[Sighting
 
 
 def versions_holding(snapshots: Iterable[Snapshot], adapters: Collection[str]) -> tuple[int, ...]:
-    """Versions whose stack holds any of these adapters."""
-    return tuple(s.version for s in snapshots if not set(adapters).isdisjoint(s.stack.adapters))
+    """Versions whose stack holds any of these adapters, or one that took the place of any of them.
+
+    `snapshots` are all versions, dense from 0: an adapter that goes on, or that several became, holds what they held.
+    """
+    listed, holding = list(snapshots), set(adapters)
+    for snapshot in listed:
+        if snapshot.kind == "increment" and snapshot.parent is not None:
+            replaced = set(listed[snapshot.parent].stack.adapters) - set(snapshot.stack.adapters)
+            if not holding.isdisjoint(replaced):
+                holding.add(snapshot.stack.adapters[-1])
+    return tuple(s.version for s in listed if not holding.isdisjoint(s.stack.adapters))
 
 
 def increments_in(snapshots: Sequence[Snapshot], version: int) -> tuple[int, ...]:

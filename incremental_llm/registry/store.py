@@ -449,11 +449,13 @@ def _check_ref(ref: str) -> None:
 
 
 def _check_extends(parent: Snapshot, stack: Stack, cursor: int) -> None:
-    """An increment is its parent's stack with one adapter on top, and never gives events back."""
-    if stack.adapters[:-1] != parent.stack.adapters or not stack.adapters:
+    """An increment is its parent's stack, or the lower part of it, with one new adapter on top; it never gives events
+    back."""
+    *kept, new = stack.adapters or (None,)
+    if new is None or tuple(kept) != parent.stack.adapters[: len(kept)] or new in parent.stack.adapters:
         raise PreconditionFailed(
-            f"expected the {len(parent.stack.adapters)} adapters of version {parent.version} and one new on top, "
-            f"found a stack of {len(stack.adapters)} that does not extend it. Nothing was changed."
+            f"expected the {len(parent.stack.adapters)} adapters of version {parent.version}, or the first of them, "
+            f"and one new on top, found a stack of {len(stack.adapters)} that does not extend it. Nothing was changed."
         )
     if cursor < parent.cursor:
         raise PreconditionFailed(

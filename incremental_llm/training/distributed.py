@@ -15,6 +15,7 @@ import gc
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -83,6 +84,8 @@ def end_process(code: int) -> NoReturn:
     """
     if PartialState().num_processes == 1:
         sys.exit(code)
+    if code:
+        time.sleep(1)  # the launcher kills the others as soon as one ends with another number than 0: let them end
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -1,6 +1,6 @@
 """One increment: a fresh LoRA adapter on the folded stack, trained phase by phase.
 
-    previous policy  ->  reference log-probs, anchor states  ->  phase, phase, ...  ->  adapter folder
+    previous policy  ->  reference log-probs, teachers' states  ->  phase, phase, ...  ->  adapter folder
 
 The function reads from top to bottom. Every phase leaves a complete folder behind, so the same call with the same
 arguments continues after the last complete phase, or inside a phase from its last complete checkpoint.
@@ -12,7 +12,7 @@ import gc
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,30 +24,49 @@ from safetensors.torch import load_file
 
 from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids
 from incremental_llm.adapters.load import DTYPES, load_stack, load_tokenizer, native_dtype
+from incremental_llm.adapters.lora import read_adapter
 from incremental_llm.artifacts import is_complete, staged_folder, verify_folder, write_json
-from incremental_llm.chat import Conversation, json_digest
+from incremental_llm.chat import Conversation
 from incremental_llm.dataset.examples import Example
-from incremental_llm.errors import IntegrityError, NothingToTrainError, TrainingError
+from incremental_llm.errors import NothingToTrainError, TrainingError
 from incremental_llm.training import invariants
 from incremental_llm.training.adapter import adapter_in_autocast_dtype, autocast_of, new_adapter, save_adapter
-from incremental_llm.training.anchor import Anchor
 from incremental_llm.training.batching import Row, TokenExample, tokenize
 from incremental_llm.training.checkpoint import remove_checkpoints
 from incremental_llm.training.distributed import agreed
+from incremental_llm.training.growth import (
+    RECORD,
+    consolidated,
+    continued_adapter,
+    increments_behind,
+    previous_policy,
+    split_stack,
+    trained_values,
+)
+from incremental_llm.training.identity import check_same_run
+from incremental_llm.training.interruption import Interruption
+from incremental_llm.training.moments import Moments, read_moments, write_moments
 from incremental_llm.training.null_space import start_in_null_space
-from incremental_llm.training.phase import PhaseReport, plan_phase, run_phase
+from incremental_llm.training.phase import PhaseContext, PhaseReport, Progress, run_phase
+from incremental_llm.training.plan import PhasePlan, plan_phase
+from incremental_llm.training.regularizers import Penalty, Regularizers
+from incremental_llm.training.regularizers.anchor import Anchor
+from incremental_llm.training.regularizers.ewc import DiagonalEwc, FoldedEwc, is_folded, read_fisher
+from incremental_llm.training.regularizers.memory import ReplayMemory, read_dark
+from incremental_llm.training.regularizers.orthogonal import Orthogonality
+from incremental_llm.training.regularizers.stored import write_stored
 from incremental_llm.training.scoring import attach_labelled_head
 from incremental_llm.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int, float | None], None]
-"""Called with (what is being done, done, total, loss or None)."""
-
 
 @dataclass(frozen=True)
 class IncrementResult:
-    """A trained adapter and how it came to be."""
+    """A trained adapter and how it came to be.
+
+    It takes the place of the `replaces` last adapters of the stack; `increments` is how many increments it stands for.
+    """
 
     adapter: Path
     phases: tuple[PhaseReport, ...]
@@ -55,6 +74,8 @@ class IncrementResult:
     tokens: int
     not_trained: tuple[str, ...] = ()  # ids of examples
     notes: tuple[str, ...] = field(default=())
+    replaces: int = 0
+    increments: int = 1
 
 
 def train_increment(
@@ -66,28 +87,52 @@ def train_increment(
     settings: TrainingSettings,
     out: Path,
     progress: Progress = lambda what, done, total, loss: None,
+    replayed: Collection[str] = (),
 ) -> IncrementResult:
     """Train one adapter on top of the frozen stack and return its folder (a plain PEFT adapter).
 
     Args:
-        base_folder: the base model; adapter_folders: the frozen stack, oldest first.
-        examples: the mixture of new and replayed examples, of any kind.
+        base_folder: the base model; adapter_folders: the stack, oldest first.
+        examples: the mixture of new and replayed examples, of any kind; replayed: the ids of the latter.
         anchors: everyday conversations with the answers of the anchor's teacher.
         out: the run's own folder; what a killed run left there is continued.
 
     Raises:
         NothingToTrainError: no phase has enough examples.
         TrainingError: an invariant broke (see invariants.py); nothing of the run is published.
+        TrainingInterrupted: told to end by SIGTERM; the same call continues.
     """
-    started = time.monotonic()
-    settings = settings.at_dtype(native_dtype())
+    settings = settings.at_dtype(native_dtype()).after(increments_behind(adapter_folders))
     frozen_before = [verify_folder(folder) for folder in adapter_folders]
-    _check_same_run(out, frozen_before, examples, anchors, settings)
+    check_same_run(out, base_folder, frozen_before, examples, anchors, settings, replayed)
     done = out / "adapter"
-    if agreed(is_complete(done)):
-        verify_folder(done)
-        return read_result(done)
+    interruption = Interruption()
+    with interruption.listening():
+        if not agreed(is_complete(done)):
+            _train(base_folder, adapter_folders, examples, anchors, settings, out, progress, replayed, interruption)
+    for folder, digest in zip(adapter_folders, frozen_before, strict=True):
+        invariants.check_frozen(digest, verify_folder(folder))
+    verify_folder(done)
+    result = read_result(done)
+    if settings.growth == "consolidate" and len(adapter_folders) + 1 > settings.consolidate_after:
+        result = _consolidated([*adapter_folders, done], out / "consolidated", settings, base_folder.name)
+    return result
 
+
+def _train(
+    base_folder: Path,
+    adapter_folders: Sequence[Path],
+    examples: Sequence[Example],
+    anchors: Sequence[tuple[Conversation, str]],
+    settings: TrainingSettings,
+    out: Path,
+    progress: Progress,
+    replayed: Collection[str],
+    interruption: Interruption,
+) -> None:
+    """Train all phases and publish the adapter as `out`/adapter."""
+    started = time.monotonic()
+    frozen_folders, going_on = split_stack(adapter_folders, settings)
     tokenizer = load_tokenizer(base_folder)
     kinds, too_long = tokenize_by_kind(tokenizer, examples, settings.max_length)
     phases = _phases_with_examples(kinds, settings)
@@ -97,66 +142,161 @@ def train_increment(
         progress("remembering the base's everyday answers", 0, 1, None)
         _remember_base(anchor, base_folder, settings)
     progress("loading the previous policy", 0, 1, None)
-    model = _policy(base_folder, adapter_folders, settings)
+    model = _policy(base_folder, frozen_folders, settings)
     autocast = autocast_of(model, settings)
+    peft_model = continued_adapter(model, going_on, settings) if going_on else None  # inside of `model` from here on
     if anchor is not None and not teacher_is_base:
         progress("remembering the previous policy's everyday answers", 0, 1, None)
         anchor.remember_teacher(model, autocast)
-    plans = [
-        plan_phase(p, kinds, model, autocast, settings, partial(progress, f"reference for {p.objective}"))
-        for p in phases
-    ]
+    memory, memory_notes = _memory(adapter_folders, settings)
+    plans = []
+    for phase in phases:
+        said = partial(progress, f"reference for {phase.objective}")
+        plans.append(plan_phase(phase, kinds, model, autocast, settings, said, replayed, memory))
+    if memory:
+        progress("remembering the previous policy's replayed answers", 0, 1, None)
+        memory.remember(model, autocast)
     probe = _probe_rows(kinds)
     reference_B = invariants.probe_logps(model, probe, autocast)
 
-    peft_model = new_adapter(model, settings, below=len(adapter_folders))
-    if settings.lora.null_space is not None and anchor is not None:
-        progress("turning the adapter away from everyday inputs", 0, 1, None)
-        start_in_null_space(peft_model, anchor.rows, settings.lora.null_space, autocast)
+    if peft_model is None:
+        peft_model = new_adapter(model, settings, below=len(frozen_folders))
+        if settings.lora.null_space is not None and anchor is not None:
+            progress("turning the adapter away from everyday inputs", 0, 1, None)
+            start_in_null_space(peft_model, anchor.rows, settings.lora.null_space, autocast)
+    penalties, penalty_notes = _penalties(peft_model, frozen_folders, going_on, adapter_folders, settings)
+    start = trained_values(peft_model) if going_on else None
     invariants.check_only_adapter_trains(peft_model)
     frozen = invariants.frozen_digest(peft_model)
-    invariants.check_fresh_start(peft_model, *probe, autocast)
+    with previous_policy(peft_model, start):
+        before_B = invariants.probe_logps(peft_model, probe, autocast)
+    invariants.check_start(invariants.probe_logps(peft_model, probe, autocast), before_B)
 
+    context = PhaseContext(
+        model=peft_model,
+        tokenizer=tokenizer,
+        settings=settings,
+        autocast=autocast,
+        regularizers=Regularizers(anchor=anchor, memory=memory if memory else None, penalties=penalties),
+        progress=progress,
+        interruption=interruption,
+    )
     reports: list[PhaseReport] = []
+    all_moments: dict[str, Moments] = {}
     with adapter_in_autocast_dtype(peft_model, settings):
         for number, plan in enumerate(plans):
-            folder = out / f"phase{number}-{plan.settings.objective}"
+            objective: str = plan.settings.objective
+            folder = out / f"phase{number}-{objective}"
             finished = folder / "done"
             if agreed(is_complete(finished)):
                 reports.append(_take_up(peft_model, finished))
+                all_moments[objective] = read_moments(finished, objective) or {}
                 continue
-            with peft_model.disable_adapter():
+            interruption.check(f"before {objective}")
+            with previous_policy(peft_model, start):
                 found_B = invariants.probe_logps(peft_model, probe, autocast)
-            invariants.check_reference(plan.settings.objective, reference_B, found_B)
-            report = run_phase(peft_model, tokenizer, plan, settings, anchor, folder, autocast, progress)
+            invariants.check_reference(objective, reference_B, found_B)
+            moments = all_moments.get(objective) or (read_moments(going_on, objective) if going_on else None)
+            report, moments = run_phase(context, plan, folder, moments)
             reports.append(report)
-            _publish(peft_model, finished, base_folder.name, "phase.json", asdict(report))
+            all_moments[objective] = moments
+            kept = {objective: moments} if settings.growth == "continue" else {}
+            _publish(peft_model, finished, base_folder.name, "phase.json", asdict(report), kept)
             remove_checkpoints(folder)
 
     invariants.check_frozen(frozen, invariants.frozen_digest(peft_model))
     invariants.check_only_adapter_trains(peft_model)
-    for folder, digest in zip(adapter_folders, frozen_before, strict=True):
-        invariants.check_frozen(digest, verify_folder(folder))
     skipped = [report.note for report in reports if report.note]
     reached = {name for plan, report in zip(plans, reports, strict=True) if report.steps for name in plan.reached}
     if not any(report.steps for report in reports):
         raise NothingToTrainError("every phase was skipped: " + "; ".join(skipped))
     result = IncrementResult(
-        adapter=done,
+        adapter=out / "adapter",
         phases=tuple(reports),
         seconds=time.monotonic() - started,
         tokens=sum(report.tokens for report in reports),
         not_trained=tuple(e.id for e in examples if e.id not in reached),
-        notes=(*_left_out(examples, too_long, reached, settings), *_skipped(kinds, settings), *skipped),
+        notes=(
+            *_left_out(examples, too_long, reached, settings),
+            *_skipped(kinds, settings),
+            *skipped,
+            *_settled(plans),
+            *memory_notes,
+            *penalty_notes,
+        ),
+        replaces=1 if going_on else 0,
+        increments=1 + (increments_behind([going_on]) if going_on else 0),
     )
-    _publish(peft_model, done, base_folder.name, "training.json", asdict(result) | {"adapter": None})
-    return result
+    right = [e for kind in kinds.values() for e in kind if e.desirable and e.id in reached]
+
+    def remember(folder: Path) -> None:
+        progress("remembering this increment for the next ones", 0, 1, None)
+        before = adapter_folders[-1] if adapter_folders else None
+        write_stored(folder, peft_model, right, before, settings, autocast, replayed)
+
+    kept = all_moments if settings.growth == "continue" else {}
+    told = asdict(result) | {"adapter": None}
+    _publish(peft_model, result.adapter, base_folder.name, RECORD, told, kept, remember)
+
+
+def _memory(adapter_folders: Sequence[Path], settings: TrainingSettings) -> tuple[ReplayMemory, list[str]]:
+    """What replayed rows are held to; the dark logits are those beside the newest adapter."""
+    dark, notes = {}, []
+    if settings.dark.weight and adapter_folders:
+        dark = read_dark(adapter_folders[-1])
+        if not dark:
+            notes.append("dark: the adapter before stored no logits, so there was nothing to hold replayed answers to")
+    told = settings.replay_kl
+    return (
+        ReplayMemory(kl_weight=told.weight, top_k=told.top_k, dark_weight=settings.dark.weight, dark=dark),
+        notes,
+    )
+
+
+def _penalties(
+    peft_model: Any,
+    frozen_folders: Sequence[Path],
+    going_on: Path | None,
+    adapter_folders: Sequence[Path],
+    settings: TrainingSettings,
+) -> tuple[tuple[Penalty, ...], list[str]]:
+    """The terms on the adapter's factors, and in words why one of them has nothing to hold."""
+    penalties: list[Penalty] = []
+    notes: list[str] = []
+    if settings.ewc.weight and adapter_folders:
+        fisher = read_fisher(adapter_folders[-1])
+        if not fisher or is_folded(fisher) != (going_on is None):
+            found = "none" if not fisher else "that of another growth"
+            notes.append(f"ewc: expected the Fisher information of the adapter before, found {found}: no penalty")
+        else:
+            penalties.append((DiagonalEwc if going_on else FoldedEwc)(peft_model, fisher, settings.ewc.weight))
+    if settings.orthogonal.weight and frozen_folders:
+        orthogonality = Orthogonality(
+            peft_model, [read_adapter(folder) for folder in frozen_folders], settings.orthogonal.weight
+        )
+        if settings.orthogonal.start and going_on is None:
+            orthogonality.start_outside()
+        penalties.append(orthogonality)
+    return tuple(penalties), notes
+
+
+def _consolidated(
+    adapter_folders: Sequence[Path], target: Path, settings: TrainingSettings, base_name: str
+) -> IncrementResult:
+    """All adapters as one, written on the first process; the others wait for it."""
+    if PartialState().is_main_process and not is_complete(target):
+        consolidated(adapter_folders, target, settings, base_name)
+    PartialState().wait_for_everyone()
+    verify_folder(target)
+    return read_result(target)
 
 
 def _policy(base_folder: Path, adapter_folders: Sequence[Path], settings: TrainingSettings) -> Any:
     """The stack as it is trained on: frozen, in the run's dtype, with a head that scores labelled positions only."""
     dtype, quantization = DTYPES[settings.dtype], settings.quantization
-    model = load_stack(base_folder, adapter_folders, dtype=dtype, quantization=quantization, to_train=True)
+    model = load_stack(
+        base_folder, adapter_folders, dtype=dtype, quantization=quantization, to_train=True, frozen=settings.frozen
+    )
     attach_labelled_head(model)
     return model
 
@@ -175,46 +315,33 @@ def _take_up(model: Any, finished: Path) -> PhaseReport:
     return PhaseReport(**json.loads((finished / "phase.json").read_text(encoding="utf-8")))
 
 
-def _publish(model: Any, folder: Path, base_name: str, name: str, record: dict[str, Any]) -> None:
-    """Write the adapter and its record as one complete folder, on the first process; the others wait for it."""
+def _publish(
+    model: Any,
+    folder: Path,
+    base_name: str,
+    name: str,
+    record: dict[str, Any],
+    moments: Mapping[str, Moments],
+    remember: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Write the adapter and what goes with it as one complete folder, on the first process; the others wait for it."""
     if PartialState().is_main_process:
         with staged_folder(folder) as staged:
             save_adapter(model, staged, base_name)
             write_json(staged / name, record)
+            for objective, kept in moments.items():
+                if kept:
+                    write_moments(staged, objective, kept)
+            remember(staged)
     PartialState().wait_for_everyone()
 
 
 def read_result(adapter: Path) -> IncrementResult:
     """The result of a finished run, from the adapter's own folder."""
-    stored = json.loads((adapter / "training.json").read_text(encoding="utf-8"))
+    stored = json.loads((adapter / RECORD).read_text(encoding="utf-8"))
     phases = tuple(PhaseReport(**phase) for phase in stored.pop("phases"))
     stored |= {"adapter": adapter, "not_trained": tuple(stored["not_trained"]), "notes": tuple(stored["notes"])}
     return IncrementResult(phases=phases, **stored)
-
-
-def _check_same_run(
-    out: Path, stack: list[str], examples: Sequence[Example], anchors: Any, settings: TrainingSettings
-) -> None:
-    """Refuse to continue a folder that another increment began."""
-    identity = {
-        "stack": stack,
-        "examples": json_digest([example.model_dump(mode="json") for example in examples]),
-        "anchors": json_digest([[[m.model_dump() for m in c], a] for c, a in anchors]),
-        "settings": settings.model_dump(mode="json"),
-    }
-    marker = out / "identity.json"
-    if not PartialState().is_main_process:
-        return
-    if marker.is_file():
-        found = json.loads(marker.read_text(encoding="utf-8"))
-        changed = sorted(key for key in identity if identity[key] != found.get(key))
-        if changed:
-            raise IntegrityError(
-                f"{out}: holds a run with another {', '.join(changed)}. Remove the folder to start over, or give back "
-                "what it was started with to continue it."
-            )
-        return
-    write_json(marker, identity)
 
 
 def tokenize_by_kind(
@@ -264,6 +391,12 @@ def _skipped(kinds: dict[str, list[TokenExample]], settings: TrainingSettings) -
     ]
 
 
+def _settled(plans: Sequence[PhasePlan]) -> list[str]:
+    """How many replayed pairs are pairs no more, in words."""
+    count = sum(len(plan.settled) for plan in plans)
+    return [f"{count} replayed pairs are settled: NLL and KL on their chosen answers, no DPO"] if count else []
+
+
 def _anchor(tokenizer: Any, anchors: Sequence[tuple[Conversation, str]], settings: TrainingSettings) -> Anchor | None:
     if settings.anchor.weight == 0:
         return None
@@ -273,7 +406,7 @@ def _anchor(tokenizer: Any, anchors: Sequence[tuple[Conversation, str]], setting
         )
     rows = [Row(tuple(prompt_ids(tokenizer, c)), tuple(completion_ids(tokenizer, c, answer))) for c, answer in anchors]
     told = settings.anchor
-    return Anchor(rows, weight=told.weight, rows_per_step=told.rows_per_step, seed=settings.seed)
+    return Anchor(rows, weight=told.weight, rows_per_step=told.rows_per_step, seed=settings.seed, top_k=told.top_k)
 
 
 def _probe_rows(kinds: dict[str, list[TokenExample]]) -> list[Row]:

@@ -48,17 +48,16 @@ def check_frozen(before: str, after: str) -> None:
         )
 
 
-@torch.no_grad()
-def check_fresh_start(model: Any, chosen: Row, rejected: Row, autocast: Any, beta: float = 0.1) -> None:
-    """Before the first step the policy IS the reference: a pair has DPO loss ln 2 and both rewards 0, exactly."""
-    policy_B = probe_logps(model, [chosen, rejected], autocast)
-    with model.disable_adapter():
-        reference_B = probe_logps(model, [chosen, rejected], autocast)
+def check_start(policy_B: torch.Tensor, reference_B: torch.Tensor, beta: float = 0.1) -> None:
+    """Before the first step the policy IS the reference: a pair has DPO loss ln 2 and both rewards 0, exactly.
+
+    Arguments are the summed log-probabilities of a pair's two answers.
+    """
     loss = dpo_losses(policy_B[:1], policy_B[1:], reference_B[:1], reference_B[1:], beta).item()
     rewards = (beta * (policy_B - reference_B)).abs().max().item()
     if not (abs(loss - math.log(2)) < 1e-6 and rewards < 1e-6):
         raise TrainingError(
-            f"a fresh adapter must start at the reference: expected DPO loss ln 2 = {math.log(2):.6f} and rewards 0, "
+            f"an adapter must start at the reference: expected DPO loss ln 2 = {math.log(2):.6f} and rewards 0, "
             f"found {loss:.6f} and {rewards:.2e}. The adapter is not fresh, or another adapter is active."
         )
 

@@ -17,13 +17,22 @@ def dpo_losses(
     ref_chosen_B: torch.Tensor,
     ref_rejected_B: torch.Tensor,
     beta: float,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """-log sigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected))), one loss a pair; ln 2 when equal.
 
-    Source: Rafailov et al. 2023, eq. 7. Arguments are summed log-probabilities in nats.
+    With a share e = `label_smoothing` of turned pairs, ((1 - e) l(margin) - e l(-margin)) / (1 - 2 e): its expectation
+    over the noise is the loss of clean pairs, and it too is ln 2 when equal. It is not bounded below.
+
+    Source: Rafailov et al. 2023, eq. 7; robust: Chowdhury et al. 2024, eq. 12. Arguments are summed log-probabilities
+    in nats.
     """
-    margin_B = (chosen_B - ref_chosen_B) - (rejected_B - ref_rejected_B)
-    return -torch.nn.functional.logsigmoid(beta * margin_B)
+    logits_B = beta * ((chosen_B - ref_chosen_B) - (rejected_B - ref_rejected_B))
+    losses_B = -torch.nn.functional.logsigmoid(logits_B)
+    if label_smoothing == 0:
+        return losses_B
+    turned_B = -torch.nn.functional.logsigmoid(-logits_B)
+    return ((1 - label_smoothing) * losses_B - label_smoothing * turned_B) / (1 - 2 * label_smoothing)
 
 
 def kto_losses(

@@ -21,11 +21,14 @@ from torch.utils.data import SequentialSampler
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from incremental_llm.errors import TrainingError
-from incremental_llm.training.anchor import Anchor, AnchorShare
 from incremental_llm.training.batching import Row, pad_rows, stack_rows
 from incremental_llm.training.invariants import check_gradients
 from incremental_llm.training.losses import dpo_losses, kto_losses, nll_per_row
+from incremental_llm.training.moments import Moments, restore_moments
+from incremental_llm.training.regularizers import Regularizers
+from incremental_llm.training.regularizers.anchor import AnchorShare
 from incremental_llm.training.scoring import next_token_logps, row_logps, sum_by_row
+from incremental_llm.training.settings import PhaseSettings
 
 Batch = dict[str, torch.Tensor]
 
@@ -36,16 +39,18 @@ def _rows(features: Sequence[Mapping[str, Any]], prompt: str, completion: str) -
     return {"ids": ids_BT, "scored": scored_BT}
 
 
-def _column(features: Sequence[Mapping[str, Any]], name: str) -> torch.Tensor:
-    return torch.tensor([f[name] for f in features])
+def _columns(features: Sequence[Mapping[str, Any]], *names: str) -> Batch:
+    return {name: torch.tensor([f[name] for f in features]) for name in (*names, "held", "kl", "dark", "held_scale")}
 
 
 class _OnOneAdapter:
     """What the three trainers share; stands before TRL's class in the method resolution order."""
 
     objective = ""
-    anchor: Anchor | None = None
+    phase: PhaseSettings
+    regularizers = Regularizers()
     micro_steps = 0
+    moments: Moments | None = None
 
     def _prepare_dataset(self, dataset: Any, *_args: Any, **_kwargs: Any) -> Any:
         return dataset  # rows arrive as token ids in their final order
@@ -66,11 +71,9 @@ class _OnOneAdapter:
         logps_N = next_token_logps(objective_NV, inputs["ids"], inputs["scored"])
         loss = self.objective_loss(model, inputs, logps_N)
         self.note("objective", loss)
-        if self.anchor is not None and share is not None:
-            causal_lm = self.accelerator.unwrap_model(model).get_base_model()  # type: ignore[attr-defined]
-            kl = self.anchor.loss(causal_lm, share, anchor_NV)
-            self.note("anchor_kl", kl)
-            loss = loss + kl
+        for name, term in self._terms(model, inputs, objective_NV, anchor_NV, share).items():
+            self.note(name, term)
+            loss = loss + term
         self.micro_steps += 1
         total = self.whole_batch(loss.detach()).mean().item()  # of all processes, so that all of them stop
         if not math.isfinite(total):
@@ -83,10 +86,10 @@ class _OnOneAdapter:
     def _logits(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, AnchorShare | None]:
         """Logits of the objective's and of the anchor's scored positions, from one pass: a pass has a fixed cost."""
         ids_BT, scored_BT, share = batch["ids"], batch["scored"], None
-        if self.anchor is not None:
-            accelerator = self.accelerator  # type: ignore[attr-defined]
-            rank, processes = accelerator.process_index, accelerator.num_processes
-            share = self.anchor.share(step=self.micro_steps, rank=rank, processes=processes)
+        if self.regularizers.anchor is not None:
+            step, part = divmod(self.micro_steps, self._parts)
+            rank, processes = self._place
+            share = self.regularizers.anchor.share(step, part * processes + rank, self._parts * processes)
             if share.rows:
                 anchor_ids_BT, anchor_scored_BT = pad_rows(share.rows)
                 ids_BT = stack_rows(ids_BT, anchor_ids_BT.to(ids_BT.device))
@@ -96,6 +99,40 @@ class _OnOneAdapter:
         # Split, not sliced: the gradient of two slices is two zero-filled copies of all logits, added up.
         objective_NV, anchor_NV = logits_NV.split([own, len(logits_NV) - own])
         return objective_NV, anchor_NV, share
+
+    def _terms(
+        self,
+        model: Any,
+        batch: Batch,
+        objective_NV: torch.Tensor,
+        anchor_NV: torch.Tensor,
+        share: AnchorShare | None,
+    ) -> Batch:
+        """The regularisers' terms, by the name that they are logged under."""
+        told, terms = self.regularizers, {}
+        causal_lm = self.accelerator.unwrap_model(model).get_base_model()  # type: ignore[attr-defined]
+        if told.anchor is not None and share is not None:
+            terms["anchor_kl"] = told.anchor.loss(causal_lm, share, anchor_NV)
+        if told.memory is not None:
+            terms |= told.memory.terms(causal_lm, batch, objective_NV)
+        return terms | {penalty.name: penalty.loss() for penalty in told.penalties}
+
+    @property
+    def _parts(self) -> int:
+        """Micro-batches of a process in an optimizer step."""
+        return int(self.args.gradient_accumulation_steps)  # type: ignore[attr-defined]
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """This process's number, and how many there are."""
+        accelerator = self.accelerator  # type: ignore[attr-defined]
+        return accelerator.process_index, accelerator.num_processes
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+        if self.moments:
+            restore_moments(optimizer, self.model, self.moments)  # type: ignore[attr-defined]
+        return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
@@ -124,8 +161,7 @@ class WeightedSFT(_OnOneAdapter, SFTTrainer):  # type: ignore[misc]
     def collate(features: Sequence[Mapping[str, Any]]) -> Batch:
         return {
             **_rows(features, "prompt_ids", "completion_ids"),
-            "weight": _column(features, "weight"),
-            "share": _column(features, "share"),
+            **_columns(features, "weight", "share"),
         }
 
     def objective_loss(self, model: Any, batch: Batch, logps_N: torch.Tensor) -> torch.Tensor:
@@ -135,7 +171,10 @@ class WeightedSFT(_OnOneAdapter, SFTTrainer):  # type: ignore[misc]
 
 
 class WeightedDPO(_OnOneAdapter, DPOTrainer):  # type: ignore[misc]
-    """Direct preference optimisation against stored reference log-probabilities."""
+    """Direct preference optimisation against stored reference log-probabilities.
+
+    A pair's loss is weight * DPO + nll_weight * NLL of the chosen answer, per token (RPO, Pang et al. 2024, eq. 1).
+    """
 
     objective = "dpo"
     config = DPOConfig
@@ -143,23 +182,30 @@ class WeightedDPO(_OnOneAdapter, DPOTrainer):  # type: ignore[misc]
     @staticmethod
     def collate(features: Sequence[Mapping[str, Any]]) -> Batch:
         rows = [
-            Row(tuple(f["prompt_ids"]), tuple(f[side])) for side in ("chosen_ids", "rejected_ids") for f in features
+            Row(tuple(f["prompt_ids"]), tuple(f[side]))
+            for side in ("chosen_ids", "rejected_ids")
+            for f in features
+            if f[side]
         ]
-        ids_BT, scored_BT = pad_rows(rows)  # chosen rows first, then the rejected ones
+        ids_BT, scored_BT = pad_rows(rows)  # chosen rows first, then the rejected ones of pairs that still are pairs
         return {
             "ids": ids_BT,
             "scored": scored_BT,
-            "weight": _column(features, "weight"),
-            "ref_chosen": _column(features, "ref_chosen"),
-            "ref_rejected": _column(features, "ref_rejected"),
+            "is_pair": torch.tensor([bool(f["rejected_ids"]) for f in features]),
+            **_columns(features, "weight", "nll_weight", "ref_chosen", "ref_rejected"),
         }
 
     def objective_loss(self, model: Any, batch: Batch, logps_N: torch.Tensor) -> torch.Tensor:
-        chosen_B, rejected_B = sum_by_row(logps_N, batch["scored"]).chunk(2)
-        losses_B = dpo_losses(chosen_B, rejected_B, batch["ref_chosen"], batch["ref_rejected"], self.args.beta)
-        self.note("rewards/chosen", self.args.beta * (chosen_B - batch["ref_chosen"]))
-        self.note("rewards/rejected", self.args.beta * (rejected_B - batch["ref_rejected"]))
-        return (batch["weight"] * losses_B).mean()
+        pairs_B, lengths = batch["is_pair"], batch["scored"].sum(1)
+        logps = sum_by_row(logps_N, batch["scored"])
+        chosen_B, rejected_P = logps.split([len(pairs_B), len(logps) - len(pairs_B)])
+        chosen_P, ref_chosen_P, ref_rejected_P, weight_P = (
+            column[pairs_B] for column in (chosen_B, batch["ref_chosen"], batch["ref_rejected"], batch["weight"])
+        )
+        beta, smoothing = self.phase.beta, self.phase.label_smoothing
+        losses_P = dpo_losses(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, beta, smoothing)
+        nll_B = -chosen_B / lengths[: len(pairs_B)]
+        return ((weight_P * losses_P).sum() + (batch["nll_weight"] * nll_B).sum()) / len(pairs_B)
 
 
 class WeightedKTO(_OnOneAdapter, KTOTrainer):  # type: ignore[misc]
@@ -170,25 +216,33 @@ class WeightedKTO(_OnOneAdapter, KTOTrainer):  # type: ignore[misc]
 
     @staticmethod
     def collate(features: Sequence[Mapping[str, Any]]) -> Batch:
-        kl = _rows(features, "prompt_ids", "kl_completion_ids")
         return {
             **_rows(features, "prompt_ids", "completion_ids"),
-            "kl_ids": kl["ids"],
-            "kl_scored": kl["scored"],
-            "desirable": _column(features, "desirable"),
-            "weight": _column(features, "weight"),
-            "ref_logps": _column(features, "ref_logps"),
-            "ref_kl_logps": _column(features, "ref_kl_logps"),
+            **_columns(features, "desirable", "weight", "ref_logps"),
         }
 
     def objective_loss(self, model: Any, batch: Batch, logps_N: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            kl_B = row_logps(model, batch["kl_ids"], batch["kl_scored"]) - batch["ref_kl_logps"]
-            kl = self.whole_batch(kl_B).mean().clamp(min=0)
+        if self.micro_steps % self._parts == 0:
+            self._baseline = self._step_baseline(model)
         logps_B = sum_by_row(logps_N, batch["scored"])
-        losses_B = kto_losses(logps_B, batch["ref_logps"], batch["desirable"], kl, self.args.beta)
-        self.note("kl", kl)
+        losses_B = kto_losses(logps_B, batch["ref_logps"], batch["desirable"], self._baseline, self.phase.beta)
+        self.note("kl", self._baseline)
         return (batch["weight"] * losses_B).mean()
+
+    @torch.no_grad()
+    def _step_baseline(self, model: Any) -> torch.Tensor:
+        """KL(new || reference) on the mismatched completions of the whole step, however the step is cut."""
+        (rank, processes), step = self._place, self.micro_steps // self._parts
+        size = self.phase.batch_size
+        rows = [self.train_dataset[step * size + place] for place in range(rank, size, processes)]
+        device = self.accelerator.device
+        kl_parts = []
+        for start in range(0, len(rows), self.args.per_device_train_batch_size):
+            part = rows[start : start + self.args.per_device_train_batch_size]
+            told = _rows(part, "prompt_ids", "kl_completion_ids")
+            logps_B = row_logps(model, told["ids"].to(device), told["scored"].to(device))
+            kl_parts.append(logps_B - torch.tensor([row["ref_kl_logps"] for row in part], device=device))
+        return self.whole_batch(torch.cat(kl_parts)).mean().clamp(min=0)
 
 
 TRAINERS = {trainer.objective: trainer for trainer in (WeightedSFT, WeightedDPO, WeightedKTO)}

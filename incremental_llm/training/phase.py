@@ -1,17 +1,16 @@
-"""One phase of an increment: an objective, its rows in their order, its trainer.
+"""One phase of an increment: an objective's trainer over the rows that `plan.py` laid out.
 
-`plan_phase` runs while the model still is the previous policy: it fixes the order, pairs up KTO's mismatched
-completions and stores the reference log-probabilities. `run_phase` trains.
+A phase survives what nights bring: it continues from its last complete checkpoint, writes one and stops when it is told
+to end (SIGTERM), and halves its micro-batch when memory runs out.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +19,30 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
-from incremental_llm.errors import TrainingError
-from incremental_llm.training.anchor import Anchor
-from incremental_llm.training.batching import Row, TokenExample, training_order, with_dropout
+from incremental_llm.errors import TrainingError, TrainingInterrupted
+from incremental_llm.training.batching import Row
 from incremental_llm.training.checkpoint import SealCheckpoints, last_complete_checkpoint
 from incremental_llm.training.distributed import agreed
+from incremental_llm.training.interruption import Interruption, StopWhenTold
 from incremental_llm.training.losses import dpo_losses, kto_losses
+from incremental_llm.training.moments import Moments, moments_of
 from incremental_llm.training.objectives import TRAINERS
+from incremental_llm.training.plan import PhasePlan
+from incremental_llm.training.regularizers import Regularizers
 from incremental_llm.training.scoring import completion_logps
-from incremental_llm.training.settings import PhaseSettings, TrainingSettings
+from incremental_llm.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int, float | None], None]
 
 _SATURATION_SAMPLE = 16  # pairs whose starting loss decides whether a phase has anything left to learn
 
 
 @dataclass(frozen=True)
-class PhasePlan:
-    """Rows in training order (columns of plain numbers), batch by batch; `reached` are the ids of their examples."""
-
-    settings: PhaseSettings
-    rows: list[dict[str, Any]]
-    examples: int
-    tokens: int
-    reached: frozenset[str]
-
-    @property
-    def steps(self) -> int:
-        return len(self.rows) // self.settings.batch_size
-
-
-@dataclass(frozen=True)
 class PhaseReport:
-    """What a phase did. `losses`: one number a step; `note`: why it was skipped, empty if it ran."""
+    """What a phase did. `losses`: the objective's, one number a step; `terms`: those of each regulariser, likewise;
+    `note`: why it was skipped, empty if it ran."""
 
     objective: str
     examples: int
@@ -60,164 +50,152 @@ class PhaseReport:
     tokens: int
     seconds: float
     losses: list[float] = field(default_factory=list)
-    anchor_kl: list[float] = field(default_factory=list)
+    terms: dict[str, list[float]] = field(default_factory=dict)
     note: str = ""
 
-
-def plan_phase(
-    phase: PhaseSettings,
-    kinds: dict[str, list[TokenExample]],
-    model: Any,
-    autocast: Any,
-    settings: TrainingSettings,
-    progress: Callable[[int, int, float | None], None],
-) -> PhasePlan:
-    """Lay out a phase. `model` must still be the previous policy: its log-probabilities become the reference."""
-    examples = kinds[phase.kind]
-    seed = settings.seed * 1000 + settings.phases.index(phase)
-    builders: dict[str, Callable[..., list[dict[str, Any]]]] = {
-        "sft": partial(_sft_rows, dropout=phase.prompt_dropout, rng=random.Random(seed)),
-        "dpo": _dpo_rows,
-        "kto": _kto_rows,
-    }
-    epochs = phase.passes(len(examples))
-    order = training_order([e.length for e in examples], epochs=epochs, batch_size=phase.batch_size, seed=seed)
-    progress(0, 1, None)
-    rows = builders[phase.objective](examples, order, lambda wanted: completion_logps(model, wanted, autocast))
-    progress(1, 1, None)
-    reached = frozenset(examples[i].id for batch in order for i in batch)
-    return PhasePlan(phase, rows, len(examples), sum(map(_trained_tokens, rows)), reached)
+    @property
+    def anchor_kl(self) -> list[float]:
+        """The anchor's term, one number a step; empty without an anchor."""
+        return self.terms.get("anchor_kl", [])
 
 
-Score = Callable[[Sequence[Row]], list[float]]
+_TERMS = ("anchor_kl", "replay_kl", "dark", "ewc", "orthogonal")
 
 
-def _trained_tokens(row: Mapping[str, Any]) -> int:
-    """Prompt and completion, for a pair twice."""
-    completions = [row[name] for name in ("completion_ids", "chosen_ids", "rejected_ids") if name in row]
-    return sum(len(row["prompt_ids"]) + len(completion) for completion in completions)
+@dataclass(frozen=True)
+class PhaseContext:
+    """What all phases of an increment share."""
 
-
-def _sft_rows(
-    examples: Sequence[TokenExample], order: list[list[int]], _score: Score, *, dropout: float, rng: random.Random
-) -> list[dict[str, Any]]:
-    rows = []
-    for batch in order:
-        labelled = sum(len(examples[i].rows[0].completion) for i in batch)
-        for i in batch:
-            row = with_dropout(examples[i], dropout, rng)
-            rows.append(_tokens(row) | {"weight": examples[i].weight, "share": len(batch) / labelled})
-    return rows
-
-
-def _dpo_rows(examples: Sequence[TokenExample], order: list[list[int]], score: Score) -> list[dict[str, Any]]:
-    used = sorted({i for batch in order for i in batch})
-    logps = score([row for i in used for row in examples[i].rows])
-    reference = {i: (logps[2 * k], logps[2 * k + 1]) for k, i in enumerate(used)}
-    return [
-        {
-            "prompt_ids": list(examples[i].rows[0].prompt),
-            "chosen_ids": list(examples[i].rows[0].completion),
-            "rejected_ids": list(examples[i].rows[1].completion),
-            "weight": examples[i].weight,
-            "ref_chosen": reference[i][0],
-            "ref_rejected": reference[i][1],
-        }
-        for batch in order
-        for i in batch
-    ]
-
-
-def _kto_rows(examples: Sequence[TokenExample], order: list[list[int]], score: Score) -> list[dict[str, Any]]:
-    """Completions are rotated by one within each whole batch for the KL baseline, whatever the number of processes.
-
-    The downs are scaled so that together they weigh no more than the ups (Ethayarajh et al. 2024, eq. 8).
-    """
-    ups = sum(e.weight for e in examples if e.desirable)
-    downs = sum(e.weight for e in examples if not e.desirable)
-    down_scale = min(1.0, ups / downs) if downs else 1.0
-    flat = [(i, _another(batch, k)) for batch in order for k, i in enumerate(batch)]
-    wanted = sorted({(i, i) for i, _ in flat} | set(flat))
-    scored = score([Row(examples[i].rows[0].prompt, examples[j].rows[0].completion) for i, j in wanted])
-    reference = dict(zip(wanted, scored, strict=True))
-    return [
-        _tokens(examples[i].rows[0])
-        | {
-            "kl_completion_ids": list(examples[j].rows[0].completion),
-            "desirable": examples[i].desirable,
-            "weight": examples[i].weight * (1.0 if examples[i].desirable else down_scale),
-            "ref_logps": reference[i, i],
-            "ref_kl_logps": reference[i, j],
-        }
-        for i, j in flat
-    ]
-
-
-def _another(batch: Sequence[int], place: int) -> int:
-    """The nearest example before `place`, around the batch, that is another one; the same if there is no other."""
-    before = (batch[place - back] for back in range(1, len(batch)))
-    return next((i for i in before if i != batch[place]), batch[place])
-
-
-def _tokens(row: Row) -> dict[str, Any]:
-    return {"prompt_ids": list(row.prompt), "completion_ids": list(row.completion)}
+    model: Any
+    tokenizer: Any
+    settings: TrainingSettings
+    autocast: Any
+    regularizers: Regularizers = field(default_factory=Regularizers)
+    progress: Progress = lambda what, done, total, loss: None
+    interruption: Interruption = field(default_factory=Interruption)
 
 
 def run_phase(
-    model: Any,
-    tokenizer: Any,
-    plan: PhasePlan,
-    settings: TrainingSettings,
-    anchor: Anchor | None,
-    folder: Path,
-    autocast: Any,
-    progress: Callable[[str, int, int, float | None], None],
-) -> PhaseReport:
-    """Train one phase on the model's `default` adapter; continue from the last complete checkpoint if there is one."""
+    context: PhaseContext, plan: PhasePlan, folder: Path, moments: Moments | None = None
+) -> tuple[PhaseReport, Moments]:
+    """Train one phase on the model's `default` adapter; continue from the last complete checkpoint if there is one.
+
+    Args:
+        moments: the optimizer's state to start with, where the adapter goes on from an earlier increment.
+
+    Returns:
+        The report, and the optimizer's state at the end (empty where the phase was skipped).
+
+    Raises:
+        TrainingError: an invariant broke, or one example a step does not fit in memory.
+        TrainingInterrupted: the process was told to end; a checkpoint was written, and the same call continues.
+    """
     started = time.monotonic()
-    phase = plan.settings
+    phase, model = plan.settings, context.model
     checkpoint = agreed(last_complete_checkpoint(folder))
-    if checkpoint is None and (note := agreed(_nothing_to_learn(model, plan, autocast))):
+    if checkpoint is None and (note := agreed(_nothing_to_learn(model, plan, context.autocast))):
         log.warning("%s", note)
-        return PhaseReport(phase.objective, plan.examples, 0, 0, time.monotonic() - started, note=note)
-    trainer_class = TRAINERS[phase.objective]
-    config = trainer_class.config(**_arguments(plan, settings, folder))
-    trainer = trainer_class(
-        model=model,
-        args=config,
-        train_dataset=Dataset.from_list(plan.rows),
-        processing_class=tokenizer,
-        data_collator=trainer_class.collate,
-        callbacks=[SealCheckpoints(), _Report(phase.objective, plan.steps, progress)],
-    )
-    if "ref" in model.peft_config:
-        model.delete_adapter("ref")  # TRL's copy of the trained adapter: the reference is stored with the rows instead
-        model.set_adapter("default")
-    trainer.remove_callback(PrinterCallback)
-    trainer.anchor = anchor
-    if checkpoint is not None:
-        step = int(checkpoint.name.removeprefix("checkpoint-"))
-        trainer.micro_steps = step * config.gradient_accumulation_steps
-        log.info("%s: continuing after step %d", phase.objective, step)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.state.global_step != plan.steps:
-        raise TrainingError(f"{phase.objective}: expected {plan.steps} steps, ran {trainer.state.global_step}.")
+        return PhaseReport(phase.objective, plan.examples, 0, 0, time.monotonic() - started, note=note), {}
+    start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    micro = _first_micro_batch(plan, context.settings)
+    while True:
+        try:
+            trainer = _trained(context, plan, folder, micro, moments)
+            break
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            micro = _halved(micro, phase.objective, error)
+        _forget_failed_try(model, start)  # outside of the handler: the error's traceback holds the activations
     history = [line for line in trainer.state.log_history if "objective" in line]
-    return PhaseReport(
+    report = PhaseReport(
         objective=phase.objective,
         examples=plan.examples,
         steps=plan.steps,
         tokens=plan.tokens,
         seconds=time.monotonic() - started,
         losses=[line["objective"] for line in history],
-        anchor_kl=[line["anchor_kl"] for line in history if "anchor_kl" in line],
+        terms={name: [line[name] for line in history] for name in _TERMS if history and name in history[0]},
     )
+    return report, moments_of(trainer.optimizer, model)
 
 
-def _arguments(plan: PhasePlan, settings: TrainingSettings, folder: Path) -> dict[str, Any]:
+def _trained(context: PhaseContext, plan: PhasePlan, folder: Path, micro: int, moments: Moments | None) -> Any:
+    """The phase's trainer after its last step."""
+    phase, model = plan.settings, context.model
+    trainer_class = TRAINERS[phase.objective]
+    config = trainer_class.config(**_arguments(plan, context.settings, folder, micro))
+    trainer = trainer_class(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list(plan.rows),
+        processing_class=context.tokenizer,
+        data_collator=trainer_class.collate,
+        callbacks=[
+            StopWhenTold(context.interruption),
+            SealCheckpoints(),
+            _Report(phase.objective, plan.steps, context.progress),
+        ],
+    )
+    if "ref" in model.peft_config:
+        model.delete_adapter("ref")  # TRL's copy of the trained adapter: the reference is stored with the rows instead
+        model.set_adapter("default")
+    trainer.remove_callback(PrinterCallback)
+    trainer.regularizers, trainer.phase, trainer.moments = context.regularizers, phase, moments
+    checkpoint = agreed(last_complete_checkpoint(folder))
+    if checkpoint is not None:
+        step = int(checkpoint.name.removeprefix("checkpoint-"))
+        trainer.micro_steps = step * config.gradient_accumulation_steps
+        log.info("%s: continuing after step %d", phase.objective, step)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    done = trainer.state.global_step
+    if done < plan.steps and context.interruption.told:
+        raise TrainingInterrupted(
+            f"{phase.objective}: told to end, stopped after step {done} of {plan.steps} with a checkpoint. "
+            "The same command continues from it."
+        )
+    if done != plan.steps:
+        raise TrainingError(f"{phase.objective}: expected {plan.steps} steps, ran {done}.")
+    return trainer
+
+
+def _first_micro_batch(plan: PhasePlan, settings: TrainingSettings) -> int:
+    return settings.micro_batch or plan.settings.batch_size // PartialState().num_processes
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """CUDA says it by its own class, the CPU's allocator by its words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _halved(micro: int, objective: str, error: BaseException) -> int:
+    """Half the micro-batch; the step keeps its examples and its loss, in twice as many parts."""
+    if micro % 2 or PartialState().num_processes > 1:
+        advice = "on several processes, set training.micro_batch to half of what it is"
+        reason = advice if PartialState().num_processes > 1 else f"{micro} examples cannot be halved"
+        raise TrainingError(
+            f"{objective}: out of memory with {micro} examples at once, and {reason}. Lower training.max_length, or "
+            "take a smaller base or quantization: nf4."
+        ) from error
+    log.warning("%s: out of memory with %d examples at once, going on with %d", objective, micro, micro // 2)
+    return micro // 2
+
+
+def _forget_failed_try(model: Any, start: dict[str, torch.Tensor]) -> None:
+    """The adapter as it was before the try; what the try still holds is let go."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in start:
+                parameter.copy_(start[name])
+                parameter.grad = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _arguments(plan: PhasePlan, settings: TrainingSettings, folder: Path, micro: int) -> dict[str, Any]:
     phase = plan.settings
     processes = PartialState().num_processes
-    micro = settings.micro_batch or phase.batch_size // processes
     accumulation, rest = divmod(phase.batch_size, micro * processes)
     if rest or accumulation < 1:
         raise TrainingError(
@@ -255,8 +233,9 @@ def _arguments(plan: PhasePlan, settings: TrainingSettings, folder: Path) -> dic
 
 def _nothing_to_learn(model: Any, plan: PhasePlan, autocast: Any) -> str:
     """Why a phase is skipped, or an empty string: no ups to balance the downs, or saturated margins."""
-    phase, sample = plan.settings, plan.rows[:_SATURATION_SAMPLE]
-    if phase.objective == "sft":
+    phase = plan.settings
+    sample = [row for row in plan.rows if row.get("rejected_ids") != []][:_SATURATION_SAMPLE]
+    if phase.objective == "sft" or not sample:
         return ""
     if phase.objective == "kto" and not any(row["desirable"] for row in plan.rows):
         return "kto: skipped, there are only thumbs down; training on downs alone destroys a model"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class _Settings(BaseModel):
@@ -42,6 +42,20 @@ class PhaseSettings(_Settings):
     max_steps: int | None = Field(None, ge=1, description="cut the epochs short here: a bound on a large night's time")
     batch_size: int = Field(8, ge=2, description="examples in an optimizer step, over all processes")
     beta: float = Field(0.1, gt=0, description="strength of the reference in DPO and KTO")
+    loss: Literal["sigmoid", "robust"] = Field(
+        "sigmoid", description="DPO: sigmoid, or robust against a known share of turned pairs (label_smoothing)"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="DPO: the share of pairs whose sides are believed to be turned"
+    )
+    nll: float = Field(0.0, ge=0, description="DPO: factor of the chosen answer's NLL (nats a token) beside the loss")
+    settled_margin: float = Field(
+        0.5,
+        ge=0,
+        description="DPO: a replayed pair that production prefers by this many nats a token is no pair any more, but "
+        "NLL and KL on its chosen answer",
+    )
+    settled_kl: float = Field(1.0, ge=0, description="DPO: factor of KL(previous || new) on those chosen answers")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
     prompt_dropout: float = Field(
         0.0, ge=0, lt=1, description="SFT: share of the last question's tokens left out at random at each visit"
@@ -55,11 +69,68 @@ class PhaseSettings(_Settings):
             return self.epochs
         return min(self.epochs, self.max_steps * self.batch_size / examples)
 
+    @model_validator(mode="after")
+    def _robust_knows_its_noise(self) -> Self:
+        if self.loss == "robust" and self.label_smoothing == 0:
+            raise ValueError("expected label_smoothing above 0 with loss: robust, found 0: that is loss: sigmoid")
+        return self
+
     @property
     def kind(self) -> Literal["pair", "unpaired", "sft"]:
         """The kind of example that the objective trains on."""
         kinds: dict[str, Literal["pair", "unpaired", "sft"]] = {"dpo": "pair", "kto": "unpaired", "sft": "sft"}
         return kinds[self.objective]
+
+
+class EwcSettings(_Settings):
+    """Elastic weight consolidation: weights that earlier nights need move less (Kirkpatrick et al. 2017).
+
+    For `stack` and `consolidate` the Fisher information is that of the folded weights, kept by row and column; for
+    `continue` it is that of A and B. It is estimated at the end of each increment and lies beside its adapter.
+    """
+
+    weight: float = Field(
+        0.0, ge=0, description="factor; 1 holds a second-order estimate of KL(previous || new); 0 off"
+    )
+    samples: int = Field(64, ge=1, description="rows of the increment's mixture that the Fisher is estimated on")
+    decay: float = Field(0.9, ge=0, le=1, description="what earlier Fishers count for at each increment")
+
+
+class OrthogonalSettings(_Settings):
+    """The new adapter reads other inputs than the earlier ones (O-LoRA, Wang et al. 2023)."""
+
+    weight: float = Field(
+        0.0, ge=0, description="factor of the share of A inside the earlier adapters' subspace; 0 off"
+    )
+    start: bool = Field(True, description="start A outside that subspace (with weight above 0)")
+
+
+class ReplayKlSettings(_Settings):
+    """KL(previous || new) on replayed answers, from the same pass as their own loss."""
+
+    weight: float = Field(0.0, ge=0, description="factor of the KL term (nats a token); 0 turns it off")
+    top_k: int | None = Field(
+        None, ge=1, description="keep the teacher's k likeliest tokens and the rest as one; null: the full distribution"
+    )
+
+
+class DarkSettings(_Settings):
+    """Replayed answers keep the logits that they had when they were learnt (DER++, Buzzega et al. 2020)."""
+
+    weight: float = Field(0.0, ge=0, description="factor of the squared distance of logits; 0 turns it off")
+    top_k: int = Field(32, ge=1, description="logits kept of each position: the k largest")
+    capacity: int = Field(2000, ge=1, description="examples whose logits are kept, newest first")
+
+
+class ScheduleSettings(_Settings):
+    """How an increment's learning rate and rank depend on how many increments came before it."""
+
+    learning_rate: float = Field(
+        1.0, gt=0, le=1, description="factor of every learning rate, once each earlier increment"
+    )
+    learning_rate_floor: float = Field(0.1, gt=0, le=1, description="the learning rate never falls below this share")
+    rank: float = Field(1.0, gt=0, le=1, description="factor of the rank, once each earlier increment; alpha follows")
+    rank_floor: int = Field(4, ge=1, description="the rank never falls below this")
 
 
 class AnchorSettings(_Settings):
@@ -73,9 +144,12 @@ class AnchorSettings(_Settings):
         "previous", description="whose everyday answers are kept: the previous policy's, or the base model's"
     )
     weight: float = Field(1.0, ge=0, description="factor of the KL term (nats a token); 0 turns the anchor off")
-    rows_per_step: int = Field(4, ge=1, description="anchor conversations in a micro-batch, over all processes")
+    rows_per_step: int = Field(4, ge=1, description="anchor conversations in an optimizer step")
     max_new_tokens: int = Field(24, ge=1, description="length of the teacher's answers")
     prompts: str | None = Field(None, description="JSONL with messages; the project's everyday prompts by default")
+    top_k: int | None = Field(
+        None, ge=1, description="keep the teacher's k likeliest tokens and the rest as one; null: the full distribution"
+    )
 
 
 class TrainingSettings(_Settings):
@@ -90,8 +164,27 @@ class TrainingSettings(_Settings):
     max_length: int = Field(512, ge=16, description="tokens; a longer example is left out and counted")
     max_grad_norm: float = Field(1.0, gt=0)
     save_steps: int = Field(50, ge=1, description="optimizer steps between checkpoints")
+    growth: Literal["stack", "continue", "consolidate"] = Field(
+        "stack",
+        description="stack: a new adapter each increment; continue: the last one goes on with its optimizer state; "
+        "consolidate: as stack, and all become one after consolidate_after",
+    )
+    consolidate_after: int = Field(
+        4, ge=1, description="adapters above which a stack becomes one (growth: consolidate)"
+    )
+    consolidate_rank: int | None = Field(None, ge=1, description="rank of that one; null: exact, the sum of all ranks")
+    frozen: Literal["fold", "concat", "live"] = Field(
+        "fold",
+        description="the earlier adapters: folded into the base's weights, one exact pair beside them (always with "
+        "nf4), or each beside them (slow; to compare)",
+    )
     lora: LoraSettings = LoraSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
     anchor: AnchorSettings = AnchorSettings()
+    replay_kl: ReplayKlSettings = ReplayKlSettings()
+    dark: DarkSettings = DarkSettings()
+    ewc: EwcSettings = EwcSettings()
+    orthogonal: OrthogonalSettings = OrthogonalSettings()
     phases: tuple[PhaseSettings, ...] = Field(
         (
             PhaseSettings(objective="dpo", learning_rate=1e-4, epochs=1),
@@ -105,6 +198,15 @@ class TrainingSettings(_Settings):
     def dtype(self) -> str:
         """What is computed in, and what the stack is served and measured in, once `auto` is decided."""
         return "bfloat16" if self.precision == "bf16" else "float32"
+
+    def after(self, increments: int) -> TrainingSettings:
+        """These settings for an increment with so many before it: learning rates and rank by their schedules."""
+        told = self.schedule
+        share = max(told.learning_rate**increments, told.learning_rate_floor)
+        rank = max(round(self.lora.rank * told.rank**increments), min(told.rank_floor, self.lora.rank))
+        phases = tuple(p.model_copy(update={"learning_rate": p.learning_rate * share}) for p in self.phases)
+        lora = self.lora.model_copy(update={"rank": rank, "alpha": self.lora.alpha * rank / self.lora.rank})
+        return self.model_copy(update={"phases": phases, "lora": lora})
 
     def at_dtype(self, dtype: str) -> TrainingSettings:
         """These settings with `precision: auto` decided: what goes with a stack in `dtype`."""

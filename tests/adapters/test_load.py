@@ -57,6 +57,9 @@ def test_fold_hooks_and_peft_agree(folders: tuple[list[Path], torch.Tensor], tin
     hooked = load_base(tiny_model_dir, dtype=torch.float32)
     bare_BTV = logits(hooked)
     attach(hooked, concatenate([read_adapter(path) for path in paths]))
+    for frozen in ("concat", "live"):
+        beside_BTV = logits(load_stack(tiny_model_dir, paths, dtype=torch.float32, frozen=frozen))
+        assert torch.allclose(beside_BTV, expected_BTV, atol=1e-4), frozen
     assert torch.allclose(folded_BTV, expected_BTV, atol=1e-4)
     assert torch.allclose(logits(hooked), expected_BTV, atol=1e-4)
     assert (expected_BTV - bare_BTV).abs().max() > 0.1

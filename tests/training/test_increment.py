@@ -35,9 +35,9 @@ def phases_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
     """(plan, model) of every phase that runs, in order."""
     run_phase, seen = module.run_phase, []
 
-    def recorded(model: Any, tokenizer: Any, plan: Any, *rest: Any) -> Any:
-        seen.append((plan, model))
-        return run_phase(model, tokenizer, plan, *rest)
+    def recorded(context: Any, plan: Any, *rest: Any) -> Any:
+        seen.append((plan, context.model))
+        return run_phase(context, plan, *rest)
 
     monkeypatch.setattr(module, "run_phase", recorded)
     return seen
@@ -137,11 +137,11 @@ def tampered(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen weight moves a little during each phase."""
     run_phase = module.run_phase
 
-    def tamper(model: Any, *rest: Any) -> Any:
-        report = run_phase(model, *rest)
+    def tamper(context: Any, *rest: Any) -> Any:
+        done = run_phase(context, *rest)
         with torch.no_grad():
-            next(p for n, p in model.named_parameters() if "mlp.up_proj.base_layer" in n)[0, 0] += 1
-        return report
+            next(p for n, p in context.model.named_parameters() if "mlp.up_proj.base_layer" in n)[0, 0] += 1
+        return done
 
     monkeypatch.setattr(module, "run_phase", tamper)
 

@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from trl import DPOTrainer, KTOTrainer, SFTTrainer
 
-from incremental_llm.training.anchor import Anchor, kl_sum
 from incremental_llm.training.batching import Row, pad_rows
 from incremental_llm.training.losses import dpo_losses, kto_losses
 from incremental_llm.training.objectives import TRAINERS
-from incremental_llm.training.phase import _another
+from incremental_llm.training.plan import _another
+from incremental_llm.training.regularizers.anchor import Anchor
+from incremental_llm.training.regularizers.memory import not_held
+from incremental_llm.training.regularizers.teachers import kl_sum
 from incremental_llm.training.scoring import attach_labelled_head, row_logps
+from incremental_llm.training.settings import PhaseSettings
 
 PROMPTS = ["How long is a return?", "Where is the shop?", "Who answers?", "What does it cost?"]
 
@@ -65,12 +68,12 @@ def _features(objective: str, tokenizer: Any, weights: list[float]) -> list[dict
     features = []
     for i, (row, weight) in enumerate(zip(rows, weights, strict=True)):
         other = _row(tokenizer, PROMPTS[i], "I do not know, sorry")
-        base: dict[str, Any] = {"prompt_ids": list(row.prompt), "weight": weight}
+        base: dict[str, Any] = {"prompt_ids": list(row.prompt), "weight": weight, "held_scale": 0.0, **not_held()}
         if objective == "sft":
             features.append(base | {"completion_ids": list(row.completion), "share": len(rows) / labelled})
         elif objective == "dpo":
             sides = {"chosen_ids": list(row.completion), "rejected_ids": list(other.completion)}
-            features.append(base | sides | {"ref_chosen": -20.0 - i, "ref_rejected": -22.0 + i})
+            features.append(base | sides | {"nll_weight": 0.0, "ref_chosen": -20.0 - i, "ref_rejected": -22.0 + i})
         else:
             turned = list(rows[i - 1].completion)
             extra = {"desirable": i % 2 == 0, "ref_logps": -21.0 + i, "ref_kl_logps": -19.0 - i}
@@ -103,6 +106,7 @@ def _trainer(objective: str, model: Any, tokenizer: Any, tmp_path: Path, feature
     if "ref" in model.peft_config:
         model.delete_adapter("ref")
         model.set_adapter("default")
+    trainer.phase = PhaseSettings(objective=objective, learning_rate=1e-3, epochs=1, batch_size=4, **arguments)
     return trainer
 
 
@@ -150,16 +154,18 @@ def test_at_unit_weights_the_loss_is_trls_own(
         theirs = DPOTrainer._compute_loss(trainer, adapted, shared | {"completion_mask": mask_BT} | refs, False)
     else:
         trainer.precompute_ref_logps = True
-        kl_mask_BT = torch.zeros_like(batch["kl_ids"], dtype=torch.long)
-        kl_mask_BT[:, 1:] = batch["kl_scored"][:, :-1].long()
+        mismatched = [Row(tuple(f["prompt_ids"]), tuple(f["kl_completion_ids"])) for f in features]
+        kl_ids_BT, kl_scored_BT = pad_rows(mismatched)
+        kl_mask_BT = torch.zeros_like(kl_ids_BT, dtype=torch.long)
+        kl_mask_BT[:, 1:] = kl_scored_BT[:, :-1].long()
         rest = {
             "completion_mask": mask_BT,
-            "KL_input_ids": batch["kl_ids"],
-            "KL_attention_mask": torch.ones_like(batch["kl_ids"]),
+            "KL_input_ids": kl_ids_BT,
+            "KL_attention_mask": torch.ones_like(kl_ids_BT),
             "KL_completion_mask": kl_mask_BT,
             "label": batch["desirable"],
             "ref_logps": batch["ref_logps"],
-            "ref_KL_logps": batch["ref_kl_logps"],
+            "ref_KL_logps": torch.tensor([f["ref_kl_logps"] for f in features]),
         }
         theirs = KTOTrainer._compute_loss(trainer, adapted, shared | rest, False)
     theirs = theirs[0] if isinstance(theirs, tuple) else theirs
@@ -175,7 +181,7 @@ def test_the_anchor_is_zero_at_the_teacher_and_the_same_however_it_is_cut(tiny_m
     anchor.remember_teacher(tiny_model, contextlib.nullcontext)
 
     def loss(student: Any, step: int, rank: int, processes: int) -> float:
-        share = anchor.share(step=step, rank=rank, processes=processes)
+        share = anchor.share(step, rank, processes)
         ids_BT, scored_BT = pad_rows(share.rows)
         logits_NV = student(input_ids=ids_BT, labelled_BT=scored_BT).logits
         return float(anchor.loss(tiny_model, share, logits_NV).detach())
@@ -213,3 +219,42 @@ def test_the_kl_baseline_never_uses_a_rows_own_completion(batch: list[int]) -> N
         other = _another(batch, place)
         assert other in batch
         assert other != index or set(batch) == {index}
+
+
+def test_robust_dpo_is_the_clean_loss_on_average_over_turned_pairs() -> None:
+    """Chowdhury et al. 2024: with a share e of turned pairs, the expected robust loss is the loss of clean pairs."""
+    chosen, rejected, same = torch.tensor([-3.0]), torch.tensor([-6.0]), torch.tensor([-4.0])
+    clean = dpo_losses(chosen, rejected, same, same, beta=0.5)
+    share = 0.2
+    straight = dpo_losses(chosen, rejected, same, same, 0.5, share)
+    turned = dpo_losses(rejected, chosen, same, same, 0.5, share)
+    assert ((1 - share) * straight + share * turned).item() == pytest.approx(clean.item(), rel=1e-5)
+    assert dpo_losses(same, same, same, same, 0.5, share).item() == pytest.approx(math.log(2))
+
+
+def test_the_nll_term_adds_the_chosen_answers_nll_a_token(adapted: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    features = _features("dpo", tiny_tokenizer, [1.0] * 4)
+    trainer = _trainer("dpo", adapted, tiny_tokenizer, tmp_path, features)
+    plain = trainer.compute_loss(adapted, trainer.collate(features)).item()
+    with_nll = [f | {"nll_weight": 0.5} for f in features]
+    both = trainer.compute_loss(adapted, trainer.collate(with_nll)).item()
+    rows = [Row(tuple(f["prompt_ids"]), tuple(f["chosen_ids"])) for f in features]
+    logps_B = row_logps(adapted, *pad_rows(rows))
+    nll = sum(-logps_B[i].item() / len(row.completion) for i, row in enumerate(rows)) / len(rows)
+    assert both - plain == pytest.approx(0.5 * nll, rel=1e-4)
+
+
+def test_a_settled_pair_is_nll_alone_and_has_no_rejected_answer(
+    adapted: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    features = _features("dpo", tiny_tokenizer, [1.0] * 4)
+    features[1] |= {"rejected_ids": [], "weight": 0.0, "nll_weight": 1.0}
+    trainer = _trainer("dpo", adapted, tiny_tokenizer, tmp_path, features)
+    batch = trainer.collate(features)
+    assert len(batch["ids"]) == 7
+    mixed = trainer.compute_loss(adapted, batch).item()
+    alone = [f for i, f in enumerate(features) if i != 1]
+    pairs = trainer.compute_loss(adapted, trainer.collate(alone)).item()
+    row = Row(tuple(features[1]["prompt_ids"]), tuple(features[1]["chosen_ids"]))
+    nll = -row_logps(adapted, *pad_rows([row])).item() / len(row.completion)
+    assert mixed == pytest.approx((3 * pairs + nll) / 4, rel=1e-4)

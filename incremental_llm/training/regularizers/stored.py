@@ -1,0 +1,70 @@
+"""What an increment leaves beside its adapter for the next ones: its Fisher information and its logits.
+
+Both are estimated at the end of training on the rows of that very increment, new ones and the replay sample, so no
+later increment needs old data. They lie in the adapter's folder: the snapshot that holds one holds the other.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from incremental_llm.training.batching import TokenExample
+from incremental_llm.training.regularizers.ewc import (
+    FISHER_FILE,
+    accumulated,
+    estimate_fisher,
+    is_folded,
+    read_fisher,
+    write_fisher,
+)
+from incremental_llm.training.regularizers.memory import DARK_FILE, dark_logits, read_dark, write_dark
+from incremental_llm.training.settings import TrainingSettings
+
+
+def write_stored(
+    folder: Path,
+    model: Any,
+    examples: Sequence[TokenExample],
+    before: Path | None,
+    settings: TrainingSettings,
+    autocast: Any,
+    replayed: Collection[str] = (),
+) -> None:
+    """Estimate what the recipe's terms will need and write it to `folder`; nothing for terms that are off.
+
+    Args:
+        examples: those of the increment that show what is right (no thumbs down); before: the adapter before this one.
+        replayed: ids of examples that keep the logits of old, as far as they have any.
+    """
+    model.eval()
+    if settings.ewc.weight:
+        folded = settings.growth != "continue"
+        sample = _sample(examples, settings.ewc.samples, settings.seed)
+        fisher = estimate_fisher(
+            model, [example.rows[0] for example in sample], autocast, seed=settings.seed, folded=folded
+        )
+        earlier = read_fisher(before) if before else {}
+        if earlier and is_folded(earlier) == folded:
+            fisher = accumulated(earlier, fisher, settings.ewc.decay)
+        write_fisher(folder, fisher)
+    if settings.dark.weight:
+        old = read_dark(before) if before else {}
+        kept = {name: old[name] for name in replayed if name in old}
+        fresh = [(example.id, example.rows[0]) for example in examples if example.id not in kept]
+        newest_first = dark_logits(model, fresh, settings.dark, autocast) | kept | old
+        write_dark(folder, dict(list(newest_first.items())[: settings.dark.capacity]))
+
+
+def _sample(examples: Sequence[TokenExample], size: int, seed: int) -> list[TokenExample]:
+    return random.Random(f"fisher:{seed}").sample(list(examples), min(size, len(examples)))
+
+
+def copy_stored(source: Path, target: Path) -> None:
+    """Copy what lies beside one adapter to another; the moments of its optimizer are not of that one."""
+    for name in (FISHER_FILE, DARK_FILE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)

@@ -1,0 +1,80 @@
+"""What a plan says of replayed rows: which pairs are settled, and what is held to the previous policy."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+
+from incremental_llm.config import parse_config
+from incremental_llm.errors import ConfigError
+from incremental_llm.training.batching import tokenize
+from incremental_llm.training.plan import margin, plan_phase
+from incremental_llm.training.regularizers.memory import ReplayMemory
+from incremental_llm.training.scoring import attach_labelled_head, completion_logps
+
+from .conftest import examples_of, settings_of
+
+
+def planned(tiny_model: Any, tokenizer: Any, threshold: float, replayed: list[str], **memory: Any) -> tuple[Any, Any]:
+    attach_labelled_head(tiny_model)
+    told = settings_of("dpo")
+    phase = told.phases[0].model_copy(update={"settled_margin": threshold})
+    told = told.model_copy(update={"phases": (phase,)})
+    kinds = {"pair": [tokenize(tokenizer, example) for example in examples_of("pair")]}
+    held = ReplayMemory(**{"kl_weight": 0.0, "top_k": None, "dark_weight": 0.0, "dark": {}} | memory)
+    plan = plan_phase(told.phases[0], kinds, tiny_model, contextlib.nullcontext, told, lambda *_: None, replayed, held)
+    return plan, held
+
+
+def test_a_replayed_pair_is_settled_where_production_prefers_it_clearly(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    pairs = [tokenize(tiny_tokenizer, example) for example in examples_of("pair")]
+    attach_labelled_head(tiny_model)
+    margins = {
+        pair.id: margin(pair, *completion_logps(tiny_model, pair.rows, contextlib.nullcontext)) for pair in pairs
+    }
+    threshold = sorted(margins.values())[5]
+    old = [pair.id for pair in pairs[:8]]
+    plan, held = planned(tiny_model, tiny_tokenizer, threshold, old)
+    settled = {name for name in old if margins[name] >= threshold and name in plan.reached}
+    assert plan.settled == settled
+    assert 0 < len(settled) < len(old)
+    assert len(held) == len(settled)
+    by_prompt = {tuple(pair.rows[0].prompt): pair.id for pair in pairs}
+    for row in plan.rows:
+        name = by_prompt[tuple(row["prompt_ids"])]
+        if name in settled:
+            assert (row["rejected_ids"], row["weight"], row["kl"]) == ([], 0.0, 1.0)
+            assert row["nll_weight"] > 0 and row["held"] >= 0
+        else:
+            assert row["rejected_ids"] and row["weight"] > 0
+            assert (row["nll_weight"], row["held"], row["kl"]) == (0.0, -1, 0.0)
+
+
+def test_a_new_pair_is_never_settled(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    plan, held = planned(tiny_model, tiny_tokenizer, 0.0, [])
+    assert not plan.settled and not len(held)
+
+
+def test_downs_are_held_to_nothing(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    attach_labelled_head(tiny_model)
+    told = settings_of("kto")
+    kinds = {"unpaired": [tokenize(tiny_tokenizer, example) for example in examples_of("unpaired")]}
+    held = ReplayMemory(kl_weight=1.0, top_k=None, dark_weight=0.0, dark={})
+    names = [example.id for example in examples_of("unpaired")]
+    plan = plan_phase(told.phases[0], kinds, tiny_model, contextlib.nullcontext, told, lambda *_: None, names, held)
+    assert all((row["held"] >= 0) == row["desirable"] for row in plan.rows)
+
+
+def test_a_margin_takes_the_lengths_out(tiny_tokenizer: Any) -> None:
+    pair = tokenize(tiny_tokenizer, examples_of("pair")[0])
+    chosen, rejected = (len(row.completion) for row in pair.rows)
+    assert margin(pair, -0.5 * chosen, -0.5 * rejected) == pytest.approx(0)
+    assert margin(pair, -0.5 * chosen, -2.0 * rejected) == pytest.approx(1.5)
+
+
+def test_robust_without_a_share_of_turned_pairs_is_refused() -> None:
+    phase = {"objective": "dpo", "learning_rate": 1e-4, "epochs": 1, "loss": "robust"}
+    with pytest.raises(ConfigError, match="expected label_smoothing above 0"):
+        parse_config({"training": {"phases": [phase]}}, source="test")
