@@ -212,8 +212,12 @@ class Registry:
         note: str = "",
         uses: Iterable[EventUse] = (),
         ref: str = PRODUCTION,
+        replaces: int = 0,
     ) -> Snapshot:
         """Promote a candidate: one transaction adds the next version and moves `ref` from `parent` to it.
+
+        Args:
+            replaces: how many of the parent's last adapters the new one takes the place of.
 
         Raises:
             PreconditionFailed: `production` is no longer `parent`, the decision is missing, did not pass or is for
@@ -223,7 +227,7 @@ class Registry:
         """
         with self._write() as tx:
             _check_ref(ref)
-            _check_extends(resolve(tx.connection, parent), stack, cursor)
+            _check_extends(resolve(tx.connection, parent), stack, replaces, cursor)
             tx.require(RefIs(name=PRODUCTION, version=parent))
             snapshot = Snapshot.after(
                 _last(tx),
@@ -448,14 +452,14 @@ def _check_ref(ref: str) -> None:
         raise InputError(f"ref {ref!r}: expected one of {', '.join(GATED_REFS)}, did you mean {near!r}?")
 
 
-def _check_extends(parent: Snapshot, stack: Stack, cursor: int) -> None:
-    """An increment is its parent's stack, or the lower part of it, with one new adapter on top; it never gives events
-    back."""
-    *kept, new = stack.adapters or (None,)
-    if new is None or tuple(kept) != parent.stack.adapters[: len(kept)] or new in parent.stack.adapters:
+def _check_extends(parent: Snapshot, stack: Stack, replaces: int, cursor: int) -> None:
+    """An increment is its parent's stack with one adapter on top, in the place of its last `replaces` ones; it never
+    gives events back."""
+    before = parent.stack.adapters
+    if not stack.adapters or replaces > len(before) or stack.adapters[:-1] != before[: len(before) - replaces]:
         raise PreconditionFailed(
-            f"expected the {len(parent.stack.adapters)} adapters of version {parent.version}, or the first of them, "
-            f"and one new on top, found a stack of {len(stack.adapters)} that does not extend it. Nothing was changed."
+            f"expected the {len(before)} adapters of version {parent.version} without the last {replaces}, and one new "
+            f"on top, found a stack of {len(stack.adapters)} that does not extend it. Nothing was changed."
         )
     if cursor < parent.cursor:
         raise PreconditionFailed(
