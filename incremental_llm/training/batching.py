@@ -137,11 +137,20 @@ def stack_rows(above_BT: torch.Tensor, below_BT: torch.Tensor) -> torch.Tensor:
 
 
 def length_sorted_chunks(rows: Sequence[Row], tokens: int = 2048) -> list[list[int]]:
-    """Indices of `rows` in chunks of similar length that hold at most about `tokens` padded tokens."""
+    """Indices of `rows` in chunks of similar length that hold at most about `tokens` padded tokens.
+
+    Rows with the same prompt come together: scoring computes it once for all of them.
+    """
+    families: dict[tuple[int, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        families.setdefault(row.prompt, []).append(index)
     chunks: list[list[int]] = []
-    for index in sorted(range(len(rows)), key=lambda i: rows[i].length):
-        if chunks and (len(chunks[-1]) + 1) * rows[index].length <= tokens:
-            chunks[-1].append(index)
-        else:
-            chunks.append([index])
+    by_longest = [(max(rows[i].length for i in family), family) for family in families.values()]
+    for longest, family in sorted(by_longest, key=lambda entry: entry[0]):
+        most = max(1, tokens // longest)
+        for part in (family[start : start + most] for start in range(0, len(family), most)):
+            if chunks and (len(chunks[-1]) + len(part)) * longest <= tokens:
+                chunks[-1] += part
+            else:
+                chunks.append(part)
     return chunks

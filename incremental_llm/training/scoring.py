@@ -4,16 +4,17 @@ Shapes: B rows, T tokens, N labelled positions of the whole batch, V vocabulary,
 
 A 49,152-token head over every position costs more than the 135M body under it; completions are a quarter of the
 positions. Every chat of a batch begins with the same system prompt, a third of a short chat's tokens. And chats of
-different lengths are padded to the longest, another third. `attach_labelled_head` therefore teaches a causal language
-model's forward one more argument. With it, rows are packed behind one another into lines that begin with what all rows
-have in common, where each token sees that beginning and its own row only, and the head runs at labelled positions only:
-the same result, all inside the (possibly distributed) wrapper's own forward.
+different lengths are padded to the longest, another third. The two answers of a pair have a whole prompt in common.
+`attach_labelled_head` therefore teaches a causal language model's forward one more argument. With it, rows are packed
+into lines as trees: what rows begin with in common stands there once, each token sees what leads to it only, and the
+head runs at labelled positions only: the same result, all inside the (possibly distributed) wrapper's own forward.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from types import MethodType
 from typing import Any
 
@@ -23,7 +24,10 @@ from transformers.modeling_outputs import CausalLMOutput
 from incremental_llm.errors import TrainingError
 from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows
 
+Tokens = tuple[int, ...]
+
 _LINE = 320  # tokens; longer lines repeat the common beginning less often, but attention grows with their length
+_OPEN = 2**31 - 1  # where a branch ends that runs to the end of its line
 _CHECKED = 8  # tokens of each part of the rows that `_check_head` compares
 
 
@@ -52,7 +56,7 @@ def attach_labelled_head(model: Any) -> None:
 def labelled_hidden(body: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> torch.Tensor:
     """hidden_ND of the labelled positions, in row-major order; rows are padded on the right.
 
-    The rows' common beginning is computed once a line, and what follows a row's last label not at all.
+    What rows of a line begin with in common is computed once, and what follows a row's last label not at all.
     """
     at_BT, inputs = arrange(body, ids_BT, labelled_BT)
     return body(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)[at_BT[labelled_BT]]
@@ -62,9 +66,10 @@ def arrange(body: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> tuple
     """(at_BT, inputs): what to give `body`, and the flat place of each token in it, up to its row's last label."""
     if ids_BT.shape[0] == 1 or not sees_everything(body):
         return torch.arange(ids_BT.numel(), device=ids_BT.device).view_as(ids_BT), {"input_ids": ids_BT}
-    shared = common_prefix(ids_BT, labelled_BT)
-    at_BT, ids_LT, positions_LT, mask_L1TT = lay_out(pack(labelled_BT, shared), ids_BT, shared, body.dtype)
-    return at_BT, {"input_ids": ids_LT, "position_ids": positions_LT, "attention_mask": mask_L1TT}
+    last_B = labelled_BT.shape[1] - labelled_BT.int().flip(1).argmax(1)
+    lengths = (last_B * labelled_BT.any(1)).tolist()
+    rows = [tuple(row[:length]) for row, length in zip(ids_BT.tolist(), lengths, strict=True)]
+    return lay_out(pack(rows), rows, ids_BT, body.dtype)
 
 
 def sees_everything(body: Any) -> bool:
@@ -75,55 +80,76 @@ def sees_everything(body: Any) -> bool:
     return full and config._attn_implementation in {"eager", "sdpa"}
 
 
-def pack(labelled_BT: torch.Tensor, shared: int) -> list[list[tuple[int, int]]]:
-    """Lines of (row, length from `shared` to its last label): longest rows first, each to the line with most room."""
-    last_B = labelled_BT.shape[1] - labelled_BT.int().flip(1).argmax(1) - shared
-    lengths = [(int(n), row) for row, (n, any_) in enumerate(zip(last_B, labelled_BT.any(1), strict=True)) if any_]
-    room = max([_LINE - shared, *(length for length, _ in lengths)])
-    filled = [0] * math.ceil(sum(length for length, _ in lengths) / room)
-    lines: list[list[tuple[int, int]]] = [[] for _ in filled]
-    for length, row in sorted(lengths, key=lambda entry: (-entry[0], entry[1])):
+def pack(rows: Sequence[Tokens]) -> list[list[int]]:
+    """Lines of indices of `rows`, longest first, each to the line with most room; empty rows are left out.
+
+    Rows with more in common than apart, such as the answers to one prompt, stay together.
+    """
+    order = sorted((index for index, row in enumerate(rows) if row), key=lambda index: rows[index])
+    shared = common(rows[order[0]], rows[order[-1]])
+    families = [[order[0]]]
+    sizes = [len(rows[order[0]]) - shared]  # tokens behind the shared ones
+    for before, index in pairwise(order):
+        beginning = common(rows[before], rows[index]) - shared
+        own = len(rows[index]) - shared
+        if 2 * beginning >= min(own, len(rows[before]) - shared):
+            families[-1].append(index)
+            sizes[-1] += own - beginning
+        else:
+            families.append([index])
+            sizes.append(own)
+    room = max(1, _LINE - shared, *sizes)
+    filled = [0] * max(1, math.ceil(sum(sizes) / room))
+    lines: list[list[int]] = [[] for _ in filled]
+    for size, family in sorted(zip(sizes, families, strict=True), key=lambda entry: (-entry[0], entry[1])):
         place = filled.index(min(filled))
-        filled[place] += length
-        lines[place].append((row, length))
+        filled[place] += size
+        lines[place] += family
     return lines
 
 
 def lay_out(
-    lines: list[list[tuple[int, int]]], ids_BT: torch.Tensor, shared: int, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lines as a batch: at_BT (flat place of each token in it), ids_LT, positions_LT, and the additive mask_L1TT.
+    lines: Sequence[Sequence[int]], rows: Sequence[Tokens], ids_BT: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """(at_BT, inputs): lines as a batch for a model's body, and the flat place of each row's tokens in it.
 
-    Every line begins with the `shared` tokens. A token sees those and its own row, up to itself.
+    A line is a tree, depth first: what rows begin with in common stands there once. A token sees what leads to it, up to
+    itself: those before it whose branch (`ends_LT`: where it ends) has not ended.
     """
-    device, width = ids_BT.device, shared + max(sum(length for _, length in line) for line in lines)
-    at_BT = torch.zeros_like(ids_BT)
-    ids_LT = ids_BT.new_zeros(len(lines), width)
-    positions_LT = ids_BT.new_zeros(len(lines), width)
-    owner_LT = ids_BT.new_full((len(lines), width), -1)
-    ids_LT[:, :shared] = ids_BT[0, :shared]
-    positions_LT[:, :shared] = torch.arange(shared, device=device)
+    paths: list[tuple[int, list[int]]] = [(0, [])] * len(rows)
+    ids, positions, ends = ([list[int]() for _ in lines] for _ in range(3))
     for number, line in enumerate(lines):
-        start = shared
-        for row, length in line:
-            place = slice(start, start + length)
-            ids_LT[number, place] = ids_BT[row, shared : shared + length]
-            positions_LT[number, place] = torch.arange(shared, shared + length, device=device)
-            owner_LT[number, place] = row
-            at_BT[row, :shared] = torch.arange(shared, device=device) + number * width
-            at_BT[row, shared : shared + length] = torch.arange(length, device=device) + number * width + start
-            start += length
-    seen_LTT = owner_LT[:, :, None] == owner_LT[:, None, :]
-    seen_LTT[:, :, :shared] = True
+        path: list[int] = []
+        before: Tokens = ()
+        for index in sorted(line, key=lambda index: rows[index]):
+            beginning, end = common(before, rows[index]), len(ids[number])
+            for place in path[beginning:]:
+                ends[number][place] = end
+            path = [*path[:beginning], *range(end, end + len(rows[index]) - beginning)]
+            before = rows[index]
+            ids[number] += before[beginning:]
+            positions[number] += range(beginning, len(before))
+            ends[number] += [_OPEN] * (len(before) - beginning)
+            paths[index] = (number, path)
+    width, device = max(map(len, ids)), ids_BT.device
+    at_BT = torch.zeros(ids_BT.shape, dtype=torch.long)
+    for index, (number, path) in enumerate(paths):
+        at_BT[index, : len(path)] = torch.tensor(path, dtype=torch.long) + number * width
+    ids_LT, positions_LT, ends_LT = (
+        torch.tensor([line + [fill] * (width - len(line)) for line in part]).to(device)
+        for part, fill in ((ids, 0), (positions, 0), (ends, _OPEN))
+    )
+    seen_LTT = (torch.arange(width, device=device)[:, None] < ends_LT[:, None, :]).tril()
     mask_LTT = torch.zeros(seen_LTT.shape, dtype=dtype, device=device)
-    mask_LTT.masked_fill_(~seen_LTT.tril(), torch.finfo(dtype).min)
-    return at_BT, ids_LT, positions_LT, mask_LTT[:, None]
+    mask_LTT.masked_fill_(~seen_LTT, torch.finfo(dtype).min)
+    inputs = {"input_ids": ids_LT, "position_ids": positions_LT, "attention_mask": mask_LTT[:, None]}
+    return at_BT.to(device), inputs
 
 
-def common_prefix(ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> int:
-    """How many leading tokens all rows have in common, none of them labelled."""
-    differs_T = (ids_BT != ids_BT[:1]).any(0) | labelled_BT.any(0)
-    return int(differs_T.int().argmax()) if differs_T.any() else 0
+def common(one: Tokens, other: Tokens) -> int:
+    """How many leading tokens two rows share."""
+    limit = min(len(one), len(other))
+    return next((place for place in range(limit) if one[place] != other[place]), limit)
 
 
 def head_logits(model: Any, hidden_ND: torch.Tensor, softcap: float | None) -> torch.Tensor:

@@ -61,12 +61,18 @@ def test_scored_positions_predict_the_completion_and_nothing_else() -> None:
     assert torch.equal(scored_BT.sum(1), torch.tensor([2, 1]))
 
 
-@given(st.lists(st.integers(2, 300), min_size=0, max_size=50))
-def test_chunks_hold_every_row_once(lengths: list[int]) -> None:
-    rows = [Row((1,), (2,) * (n - 1)) for n in lengths]
+@given(st.lists(st.tuples(st.integers(2, 300), st.integers(0, 9)), min_size=0, max_size=50))
+def test_chunks_hold_every_row_once(shapes: list[tuple[int, int]]) -> None:
+    rows = [Row((prompt,), (2,) * (length - 1)) for length, prompt in shapes]
     chunks = length_sorted_chunks(rows, tokens=512)
     assert sorted(i for chunk in chunks for i in chunk) == list(range(len(rows)))
     assert all(len(c) == 1 or len(c) * max(rows[i].length for i in c) <= 512 for c in chunks)
+
+
+def test_the_rows_of_a_prompt_share_a_chunk() -> None:
+    rows = [Row((prompt,), (2,) * length) for length in (10, 90) for prompt in range(4)]
+    chunks = length_sorted_chunks(rows, tokens=400)
+    assert sorted(map(sorted, chunks)) == [[0, 1, 4, 5], [2, 3, 6, 7]]
 
 
 def test_dropout_leaves_out_words_of_the_question_and_nothing_else(tiny_tokenizer: Any) -> None:
