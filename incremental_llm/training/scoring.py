@@ -22,20 +22,22 @@ import torch
 from transformers.modeling_outputs import CausalLMOutput
 
 from incremental_llm.errors import TrainingError
+from incremental_llm.training.attention import CAUSAL_BLOCKS
 from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows
 
 Tokens = tuple[int, ...]
 
 _LINE = 320  # tokens; longer lines repeat the common beginning less often, but attention grows with their length
 _OPEN = 2**31 - 1  # where a branch ends that runs to the end of its line
-_CHECKED = 8  # tokens of each part of the rows that `_check_head` compares
+_CHECKED = 8  # tokens of each part of the rows that are compared with the model's own forward
 
 
 def attach_labelled_head(model: Any) -> None:
     """Let `model(input_ids=ids_BT, labelled_BT=mask)` return logits_NV at the mask's positions, in row-major order.
 
     Checked against the model's own forward at once, so an architecture whose head does more than a matrix product and
-    a soft cap is refused instead of trained wrongly.
+    a soft cap is refused instead of trained wrongly. Eager attention, which a CPU trains with, is replaced by half of
+    it where the results are the same.
 
     Raises:
         TrainingError: the labelled logits differ from the model's own.
@@ -50,7 +52,19 @@ def attach_labelled_head(model: Any) -> None:
         return CausalLMOutput(logits=head_logits(self, hidden_ND, softcap))
 
     model.forward = MethodType(forward, model)
-    _check_head(model, original)
+    ids_BT, labelled_BT = _sample(model)
+    with torch.no_grad():
+        expected_NV = original(input_ids=ids_BT, use_cache=False).logits[labelled_BT].float()
+    if model.config.get_text_config()._attn_implementation == "eager" and sees_everything(model):
+        model.set_attn_implementation(CAUSAL_BLOCKS)
+        if not _gap(model, ids_BT, labelled_BT, expected_NV) <= _tolerance(model, expected_NV):
+            model.set_attn_implementation("eager")  # it has scores of its own: soft caps, sinks
+    gap = _gap(model, ids_BT, labelled_BT, expected_NV)
+    if not gap <= _tolerance(model, expected_NV):
+        raise TrainingError(
+            f"{type(model).__name__}: the logits of the labelled head differ from the model's own by {gap:.3g}. "
+            "This architecture scales its logits or masks its attention in an unsupported way: use another base model."
+        )
 
 
 def labelled_hidden(body: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> torch.Tensor:
@@ -77,7 +91,7 @@ def sees_everything(body: Any) -> bool:
     config = body.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     full = all(kind == "full_attention" for kind in kinds) if kinds else getattr(config, "sliding_window", None) is None
-    return full and config._attn_implementation in {"eager", "sdpa"}
+    return full and config._attn_implementation in {"eager", "sdpa", CAUSAL_BLOCKS}
 
 
 def pack(rows: Sequence[Tokens]) -> list[list[int]]:
@@ -113,8 +127,8 @@ def lay_out(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """(at_BT, inputs): lines as a batch for a model's body, and the flat place of each row's tokens in it.
 
-    A line is a tree, depth first: what rows begin with in common stands there once. A token sees what leads to it, up to
-    itself: those before it whose branch (`ends_LT`: where it ends) has not ended.
+    A line is a tree, depth first: what rows begin with in common stands there once. A token sees what leads to it, up
+    to itself: those before it whose branch (`ends_LT`: where it ends) has not ended.
     """
     paths: list[tuple[int, list[int]]] = [(0, [])] * len(rows)
     ids, positions, ends = ([list[int]() for _ in lines] for _ in range(3))
@@ -158,8 +172,8 @@ def head_logits(model: Any, hidden_ND: torch.Tensor, softcap: float | None) -> t
     return logits_NV if softcap is None else torch.tanh(logits_NV / softcap) * softcap
 
 
-@torch.no_grad()
-def _check_head(model: Any, original: Any) -> None:
+def _sample(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids_BT and labelled_BT of three short rows with a common beginning, to compare logits on."""
     device = model.get_output_embeddings().weight.device
     # Ordinary tokens from all over the vocabulary: the first few are special ones, on which bf16 is chaotic.
     start = torch.arange(1, 1 + _CHECKED, device=device)
@@ -168,15 +182,19 @@ def _check_head(model: Any, original: Any) -> None:
     labelled_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
     for row, length in enumerate((_CHECKED, 3, 4)):
         labelled_BT[row, _CHECKED : _CHECKED + length] = True
-    expected_NV = original(input_ids=ids_BT, use_cache=False).logits[labelled_BT].float()
+    return ids_BT, labelled_BT
+
+
+@torch.no_grad()
+def _gap(model: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor, expected_NV: torch.Tensor) -> float:
     found_NV = model(input_ids=ids_BT, labelled_BT=labelled_BT).logits.float()
-    gap = (expected_NV - found_NV).abs().max().item()
+    return float((expected_NV - found_NV).abs().max())
+
+
+def _tolerance(model: Any, expected_NV: torch.Tensor) -> float:
+    """The rounding of the model's dtype, as a difference of logits."""
     rounding = 5e-2 if model.dtype != torch.float32 else 1e-4
-    if not gap <= rounding * max(1.0, expected_NV.abs().max().item()):
-        raise TrainingError(
-            f"{type(model).__name__}: the logits of the labelled head differ from the model's own by {gap:.3g}. "
-            "This architecture scales its logits or masks its attention in an unsupported way: use another base model."
-        )
+    return rounding * max(1.0, expected_NV.abs().max().item())
 
 
 def next_token_logps(logits_NV: torch.Tensor, ids_BT: torch.Tensor, scored_BT: torch.Tensor) -> torch.Tensor:
