@@ -1,6 +1,6 @@
 """One side of a measurement in a process of its own: it takes steps when told to, and says how long they took.
 
-    python benchmarks/training/worker.py '{"row": "sft", "side": "ours", "steps": 8, "stack": [], "folder": "/tmp/x"}'
+    python benchmarks/training/worker.py '{"row": "sft", "side": "ours", "steps": 8, "stack": [], "folder": "scratch"}'
 
 Reads a number of steps a line from its input and answers with a line of JSON on its output: first what setting up took,
 then each block's seconds (wall clock and CPU), losses, and the process's peak memory. A process holds one side, so that

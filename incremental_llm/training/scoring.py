@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import CausalLMOutput
 
+from incremental_llm.adapters import varlen
 from incremental_llm.errors import TrainingError
 from incremental_llm.training.attention import CAUSAL_BLOCKS
 from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows
@@ -55,16 +56,27 @@ def attach_labelled_head(model: Any) -> None:
     ids_BT, labelled_BT = _sample(model)
     with torch.no_grad():
         expected_NV = original(input_ids=ids_BT, use_cache=False).logits[labelled_BT].float()
-    if model.config.get_text_config()._attn_implementation == "eager" and sees_everything(model):
-        model.set_attn_implementation(CAUSAL_BLOCKS)
+    own, faster = model.config.get_text_config()._attn_implementation, _faster_attention(model)
+    if faster is not None:
+        model.set_attn_implementation(faster)
         if not _gap(model, ids_BT, labelled_BT, expected_NV) <= _tolerance(model, expected_NV):
-            model.set_attn_implementation("eager")  # it has scores of its own: soft caps, sinks
+            model.set_attn_implementation(own)  # it has scores of its own: soft caps, sinks
     gap = _gap(model, ids_BT, labelled_BT, expected_NV)
     if not gap <= _tolerance(model, expected_NV):
         raise TrainingError(
             f"{type(model).__name__}: the logits of the labelled head differ from the model's own by {gap:.3g}. "
             "This architecture scales its logits or masks its attention in an unsupported way: use another base model."
         )
+
+
+def _faster_attention(model: Any) -> str | None:
+    """What to train with in place of the model's own attention: blocks on a CPU, rows without padding on a GPU."""
+    if not sees_everything(model):
+        return None
+    if varlen.usable(next(model.parameters()).device, model.dtype):
+        varlen.register()
+        return varlen.NAME
+    return CAUSAL_BLOCKS if model.config.get_text_config()._attn_implementation == "eager" else None
 
 
 def labelled_hidden(body: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> torch.Tensor:
@@ -76,13 +88,15 @@ def labelled_hidden(body: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor) 
     return body(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)[at_BT[labelled_BT]]
 
 
-def arrange(body: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def arrange(body: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
     """(at_BT, inputs): what to give `body`, and the flat place of each token in it, up to its row's last label."""
     if ids_BT.shape[0] == 1 or not sees_everything(body):
         return torch.arange(ids_BT.numel(), device=ids_BT.device).view_as(ids_BT), {"input_ids": ids_BT}
     last_B = labelled_BT.shape[1] - labelled_BT.int().flip(1).argmax(1)
     lengths = (last_B * labelled_BT.any(1)).tolist()
     rows = [tuple(row[:length]) for row, length in zip(ids_BT.tolist(), lengths, strict=True)]
+    if body.config.get_text_config()._attn_implementation == varlen.NAME:
+        return one_line(rows, ids_BT)
     return lay_out(pack(rows), rows, ids_BT, body.dtype)
 
 
@@ -91,7 +105,19 @@ def sees_everything(body: Any) -> bool:
     config = body.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     full = all(kind == "full_attention" for kind in kinds) if kinds else getattr(config, "sliding_window", None) is None
-    return full and config._attn_implementation in {"eager", "sdpa", CAUSAL_BLOCKS}
+    return full and config._attn_implementation in {"eager", "sdpa", CAUSAL_BLOCKS, varlen.NAME}
+
+
+def one_line(rows: Sequence[Tokens], ids_BT: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+    """(at_BT, inputs): all rows behind one another in one line, each for itself (adapters/varlen.py)."""
+    device, lengths = ids_BT.device, [len(row) for row in rows if row]
+    line = torch.tensor([token for row in rows for token in row], device=device)[None]
+    positions = torch.cat([torch.arange(length) for length in lengths]).to(device)[None]
+    at_BT, start = torch.zeros(ids_BT.shape, dtype=torch.long), 0
+    for index, row in enumerate(rows):
+        at_BT[index, : len(row)] = torch.arange(start, start + len(row))
+        start += len(row)
+    return at_BT.to(device), {"input_ids": line, "position_ids": positions, **varlen.bounds(lengths, device)}
 
 
 def pack(rows: Sequence[Tokens]) -> list[list[int]]:
@@ -187,14 +213,16 @@ def _sample(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def _gap(model: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor, expected_NV: torch.Tensor) -> float:
-    found_NV = model(input_ids=ids_BT, labelled_BT=labelled_BT).logits.float()
-    return float((expected_NV - found_NV).abs().max())
+    found_NV: torch.Tensor = model(input_ids=ids_BT, labelled_BT=labelled_BT).logits.float()
+    gap: float = (expected_NV - found_NV).abs().max().item()
+    return gap
 
 
 def _tolerance(model: Any, expected_NV: torch.Tensor) -> float:
     """The rounding of the model's dtype, as a difference of logits."""
     rounding = 5e-2 if model.dtype != torch.float32 else 1e-4
-    return rounding * max(1.0, expected_NV.abs().max().item())
+    largest: float = expected_NV.abs().max().item()
+    return rounding * max(1.0, largest)
 
 
 def next_token_logps(logits_NV: torch.Tensor, ids_BT: torch.Tensor, scored_BT: torch.Tensor) -> torch.Tensor:
