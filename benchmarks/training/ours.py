@@ -12,7 +12,8 @@ from training.rows import Shape
 from incremental_llm.adapters.load import load_stack
 from incremental_llm.training.adapter import adapter_in_autocast_dtype, autocast_of, new_adapter, save_adapter
 from incremental_llm.training.batching import TokenExample
-from incremental_llm.training.phase import plan_phase, run_phase
+from incremental_llm.training.phase import PhaseContext, run_phase
+from incremental_llm.training.plan import plan_phase
 from incremental_llm.training.scoring import attach_labelled_head
 from incremental_llm.training.settings import TrainingSettings
 
@@ -46,10 +47,15 @@ def train(
         digest=data.digest(plan.rows),
         tokens=plan.tokens,
     )
+    context = PhaseContext(
+        model=peft_model,
+        tokenizer=tokenizer,
+        settings=settings,
+        autocast=autocast,
+        progress=lambda *said: gate.passed(float(said[3])),
+    )
     with adapter_in_autocast_dtype(peft_model, settings):
-        run_phase(
-            peft_model, tokenizer, plan, settings, None, folder, autocast, lambda *said: gate.passed(float(said[3]))
-        )
+        run_phase(context, plan, folder)
 
 
 def make_stack(base: Path, depth: int, folder: Path) -> list[Path]:
