@@ -8,11 +8,10 @@ arguments continues after the last complete phase, or inside a phase from its la
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,15 +21,13 @@ from accelerate import PartialState
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
-from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids
-from incremental_llm.adapters.load import DTYPES, load_stack, load_tokenizer, native_dtype
-from incremental_llm.adapters.lora import read_adapter
-from incremental_llm.artifacts import is_complete, staged_folder, verify_folder, write_json
+from incremental_llm.adapters.load import load_tokenizer, native_dtype
+from incremental_llm.artifacts import is_complete, verify_folder
 from incremental_llm.chat import Conversation
 from incremental_llm.dataset.examples import Example
-from incremental_llm.errors import NothingToTrainError, TrainingError
+from incremental_llm.errors import NothingToTrainError
 from incremental_llm.training import invariants
-from incremental_llm.training.adapter import adapter_in_autocast_dtype, autocast_of, new_adapter, save_adapter
+from incremental_llm.training.adapter import adapter_in_autocast_dtype, autocast_of, new_adapter
 from incremental_llm.training.batching import Row, TokenExample, tokenize
 from incremental_llm.training.checkpoint import remove_checkpoints
 from incremental_llm.training.distributed import agreed
@@ -45,17 +42,20 @@ from incremental_llm.training.growth import (
 )
 from incremental_llm.training.identity import check_same_run
 from incremental_llm.training.interruption import Interruption
-from incremental_llm.training.moments import Moments, read_moments, write_moments
+from incremental_llm.training.moments import Moments, read_moments
 from incremental_llm.training.null_space import start_in_null_space
 from incremental_llm.training.phase import PhaseContext, PhaseReport, Progress, run_phase
 from incremental_llm.training.plan import PhasePlan, plan_phase
-from incremental_llm.training.regularizers import Penalty, Regularizers
-from incremental_llm.training.regularizers.anchor import Anchor
-from incremental_llm.training.regularizers.ewc import DiagonalEwc, FoldedEwc, is_folded, read_fisher
-from incremental_llm.training.regularizers.memory import ReplayMemory, read_dark
-from incremental_llm.training.regularizers.orthogonal import Orthogonality
+from incremental_llm.training.policy import (
+    anchor_of,
+    load_policy,
+    memory_of,
+    penalties_of,
+    publish,
+    remember_base,
+)
+from incremental_llm.training.regularizers import Regularizers
 from incremental_llm.training.regularizers.stored import write_stored
-from incremental_llm.training.scoring import attach_labelled_head
 from incremental_llm.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -136,19 +136,19 @@ def _train(
     tokenizer = load_tokenizer(base_folder)
     kinds, too_long = tokenize_by_kind(tokenizer, examples, settings.max_length)
     phases = _phases_with_examples(kinds, settings)
-    anchor = _anchor(tokenizer, anchors, settings)
+    anchor = anchor_of(tokenizer, anchors, settings)
     teacher_is_base = settings.anchor.teacher == "base" and bool(adapter_folders)
     if anchor is not None and teacher_is_base:
         progress("remembering the base's everyday answers", 0, 1, None)
-        _remember_base(anchor, base_folder, settings)
+        remember_base(anchor, base_folder, settings)
     progress("loading the previous policy", 0, 1, None)
-    model = _policy(base_folder, frozen_folders, settings)
+    model = load_policy(base_folder, frozen_folders, settings)
     autocast = autocast_of(model, settings)
     peft_model = continued_adapter(model, going_on, settings) if going_on else None  # inside of `model` from here on
     if anchor is not None and not teacher_is_base:
         progress("remembering the previous policy's everyday answers", 0, 1, None)
         anchor.remember_teacher(model, autocast)
-    memory, memory_notes = _memory(adapter_folders, settings)
+    memory, memory_notes = memory_of(adapter_folders, settings)
     plans = []
     for phase in phases:
         said = partial(progress, f"reference for {phase.objective}")
@@ -164,7 +164,7 @@ def _train(
         if settings.lora.null_space is not None and anchor is not None:
             progress("turning the adapter away from everyday inputs", 0, 1, None)
             start_in_null_space(peft_model, anchor.rows, settings.lora.null_space, autocast)
-    penalties, penalty_notes = _penalties(peft_model, frozen_folders, going_on, adapter_folders, settings)
+    penalties, penalty_notes = penalties_of(peft_model, frozen_folders, going_on, adapter_folders, settings)
     start = trained_values(peft_model) if going_on else None
     invariants.check_only_adapter_trains(peft_model)
     frozen = invariants.frozen_digest(peft_model)
@@ -201,7 +201,7 @@ def _train(
             reports.append(report)
             all_moments[objective] = moments
             kept = {objective: moments} if settings.growth == "continue" else {}
-            _publish(peft_model, finished, base_folder.name, "phase.json", asdict(report), kept)
+            publish(peft_model, finished, base_folder.name, "phase.json", asdict(report), kept)
             remove_checkpoints(folder)
 
     invariants.check_frozen(frozen, invariants.frozen_digest(peft_model))
@@ -236,48 +236,7 @@ def _train(
 
     kept = all_moments if settings.growth == "continue" else {}
     told = asdict(result) | {"adapter": None}
-    _publish(peft_model, result.adapter, base_folder.name, RECORD, told, kept, remember)
-
-
-def _memory(adapter_folders: Sequence[Path], settings: TrainingSettings) -> tuple[ReplayMemory, list[str]]:
-    """What replayed rows are held to; the dark logits are those beside the newest adapter."""
-    dark, notes = {}, []
-    if settings.dark.weight and adapter_folders:
-        dark = read_dark(adapter_folders[-1])
-        if not dark:
-            notes.append("dark: the adapter before stored no logits, so there was nothing to hold replayed answers to")
-    told = settings.replay_kl
-    return (
-        ReplayMemory(kl_weight=told.weight, top_k=told.top_k, dark_weight=settings.dark.weight, dark=dark),
-        notes,
-    )
-
-
-def _penalties(
-    peft_model: Any,
-    frozen_folders: Sequence[Path],
-    going_on: Path | None,
-    adapter_folders: Sequence[Path],
-    settings: TrainingSettings,
-) -> tuple[tuple[Penalty, ...], list[str]]:
-    """The terms on the adapter's factors, and in words why one of them has nothing to hold."""
-    penalties: list[Penalty] = []
-    notes: list[str] = []
-    if settings.ewc.weight and adapter_folders:
-        fisher = read_fisher(adapter_folders[-1])
-        if not fisher or is_folded(fisher) != (going_on is None):
-            found = "none" if not fisher else "that of another growth"
-            notes.append(f"ewc: expected the Fisher information of the adapter before, found {found}: no penalty")
-        else:
-            penalties.append((DiagonalEwc if going_on else FoldedEwc)(peft_model, fisher, settings.ewc.weight))
-    if settings.orthogonal.weight and frozen_folders:
-        orthogonality = Orthogonality(
-            peft_model, [read_adapter(folder) for folder in frozen_folders], settings.orthogonal.weight
-        )
-        if settings.orthogonal.start and going_on is None:
-            orthogonality.start_outside()
-        penalties.append(orthogonality)
-    return tuple(penalties), notes
+    publish(peft_model, result.adapter, base_folder.name, RECORD, told, kept, remember)
 
 
 def _consolidated(
@@ -291,49 +250,11 @@ def _consolidated(
     return read_result(target)
 
 
-def _policy(base_folder: Path, adapter_folders: Sequence[Path], settings: TrainingSettings) -> Any:
-    """The stack as it is trained on: frozen, in the run's dtype, with a head that scores labelled positions only."""
-    dtype, quantization = DTYPES[settings.dtype], settings.quantization
-    model = load_stack(
-        base_folder, adapter_folders, dtype=dtype, quantization=quantization, to_train=True, frozen=settings.frozen
-    )
-    attach_labelled_head(model)
-    return model
-
-
-def _remember_base(anchor: Anchor, base_folder: Path, settings: TrainingSettings) -> None:
-    base = _policy(base_folder, (), settings)
-    anchor.remember_teacher(base, autocast_of(base, settings))
-    del base
-    gc.collect()  # its head's scorer is a cycle, which would keep a second model in memory for a while
-
-
 def _take_up(model: Any, finished: Path) -> PhaseReport:
     """The report of a phase that an earlier run finished; the model's adapter becomes what that phase left."""
     verify_folder(finished)
     set_peft_model_state_dict(model, load_file(finished / "adapter_model.safetensors"))
     return PhaseReport(**json.loads((finished / "phase.json").read_text(encoding="utf-8")))
-
-
-def _publish(
-    model: Any,
-    folder: Path,
-    base_name: str,
-    name: str,
-    record: dict[str, Any],
-    moments: Mapping[str, Moments],
-    remember: Callable[[Path], None] = lambda folder: None,
-) -> None:
-    """Write the adapter and what goes with it as one complete folder, on the first process; the others wait for it."""
-    if PartialState().is_main_process:
-        with staged_folder(folder) as staged:
-            save_adapter(model, staged, base_name)
-            write_json(staged / name, record)
-            for objective, kept in moments.items():
-                if kept:
-                    write_moments(staged, objective, kept)
-            remember(staged)
-    PartialState().wait_for_everyone()
 
 
 def read_result(adapter: Path) -> IncrementResult:
@@ -395,18 +316,6 @@ def _settled(plans: Sequence[PhasePlan]) -> list[str]:
     """How many replayed pairs are pairs no more, in words."""
     count = sum(len(plan.settled) for plan in plans)
     return [f"{count} replayed pairs are settled: NLL and KL on their chosen answers, no DPO"] if count else []
-
-
-def _anchor(tokenizer: Any, anchors: Sequence[tuple[Conversation, str]], settings: TrainingSettings) -> Anchor | None:
-    if settings.anchor.weight == 0:
-        return None
-    if not anchors:
-        raise TrainingError(
-            "anchor.weight is above 0 but there are no anchor conversations: set it to 0, or give prompts."
-        )
-    rows = [Row(tuple(prompt_ids(tokenizer, c)), tuple(completion_ids(tokenizer, c, answer))) for c, answer in anchors]
-    told = settings.anchor
-    return Anchor(rows, weight=told.weight, rows_per_step=told.rows_per_step, seed=settings.seed, top_k=told.top_k)
 
 
 def _probe_rows(kinds: dict[str, list[TokenExample]]) -> list[Row]:

@@ -1,0 +1,123 @@
+"""What training starts from, what holds it, and how it is published: shared by all that train an adapter on a stack.
+
+model = load_policy(base, frozen, settings)      the stack, frozen, with a head that scores labelled positions
+anchor_of · memory_of · penalties_of             the terms that keep it from forgetting
+publish(model, folder, ...)                      a plain PEFT folder, complete when its manifest is there
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids
+from incremental_llm.adapters.load import DTYPES, load_stack
+from incremental_llm.adapters.lora import read_adapter
+from incremental_llm.artifacts import staged_folder, write_json
+from incremental_llm.chat import Conversation
+from incremental_llm.errors import TrainingError
+from incremental_llm.training.adapter import autocast_of, save_adapter
+from incremental_llm.training.batching import Row
+from incremental_llm.training.moments import Moments, write_moments
+from incremental_llm.training.regularizers import Penalty
+from incremental_llm.training.regularizers.anchor import Anchor
+from incremental_llm.training.regularizers.ewc import DiagonalEwc, FoldedEwc, is_folded, read_fisher
+from incremental_llm.training.regularizers.memory import ReplayMemory, read_dark
+from incremental_llm.training.regularizers.orthogonal import Orthogonality
+from incremental_llm.training.scoring import attach_labelled_head
+from incremental_llm.training.settings import TrainingSettings
+
+
+def load_policy(base_folder: Path, adapter_folders: Sequence[Path], settings: TrainingSettings) -> Any:
+    """The stack as it is trained on: frozen, in the run's dtype, with a head that scores labelled positions only."""
+    dtype, quantization = DTYPES[settings.dtype], settings.quantization
+    model = load_stack(
+        base_folder, adapter_folders, dtype=dtype, quantization=quantization, to_train=True, frozen=settings.frozen
+    )
+    attach_labelled_head(model)
+    return model
+
+
+def remember_base(anchor: Anchor, base_folder: Path, settings: TrainingSettings) -> None:
+    base = load_policy(base_folder, (), settings)
+    anchor.remember_teacher(base, autocast_of(base, settings))
+    del base
+    gc.collect()  # its head's scorer is a cycle, which would keep a second model in memory for a while
+
+
+def anchor_of(tokenizer: Any, anchors: Sequence[tuple[Conversation, str]], settings: TrainingSettings) -> Anchor | None:
+    if settings.anchor.weight == 0:
+        return None
+    if not anchors:
+        raise TrainingError(
+            "anchor.weight is above 0 but there are no anchor conversations: set it to 0, or give prompts."
+        )
+    rows = [Row(tuple(prompt_ids(tokenizer, c)), tuple(completion_ids(tokenizer, c, answer))) for c, answer in anchors]
+    told = settings.anchor
+    return Anchor(rows, weight=told.weight, rows_per_step=told.rows_per_step, seed=settings.seed, top_k=told.top_k)
+
+
+def memory_of(adapter_folders: Sequence[Path], settings: TrainingSettings) -> tuple[ReplayMemory, list[str]]:
+    """What replayed rows are held to; the dark logits are those beside the newest adapter."""
+    dark, notes = {}, []
+    if settings.dark.weight and adapter_folders:
+        dark = read_dark(adapter_folders[-1])
+        if not dark:
+            notes.append("dark: the adapter before stored no logits, so there was nothing to hold replayed answers to")
+    told = settings.replay_kl
+    return (
+        ReplayMemory(kl_weight=told.weight, top_k=told.top_k, dark_weight=settings.dark.weight, dark=dark),
+        notes,
+    )
+
+
+def penalties_of(
+    peft_model: Any,
+    frozen_folders: Sequence[Path],
+    going_on: Path | None,
+    adapter_folders: Sequence[Path],
+    settings: TrainingSettings,
+) -> tuple[tuple[Penalty, ...], list[str]]:
+    """The terms on the adapter's factors, and in words why one of them has nothing to hold."""
+    penalties: list[Penalty] = []
+    notes: list[str] = []
+    if settings.ewc.weight and adapter_folders:
+        fisher = read_fisher(adapter_folders[-1])
+        if not fisher or is_folded(fisher) != (going_on is None):
+            found = "none" if not fisher else "that of another growth"
+            notes.append(f"ewc: expected the Fisher information of the adapter before, found {found}: no penalty")
+        else:
+            penalties.append((DiagonalEwc if going_on else FoldedEwc)(peft_model, fisher, settings.ewc.weight))
+    if settings.orthogonal.weight and frozen_folders:
+        orthogonality = Orthogonality(
+            peft_model, [read_adapter(folder) for folder in frozen_folders], settings.orthogonal.weight
+        )
+        if settings.orthogonal.start and going_on is None:
+            orthogonality.start_outside()
+        penalties.append(orthogonality)
+    return tuple(penalties), notes
+
+
+def publish(
+    model: Any,
+    folder: Path,
+    base_name: str,
+    name: str,
+    record: dict[str, Any],
+    moments: Mapping[str, Moments],
+    remember: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Write the adapter and what goes with it as one complete folder, on the first process; the others wait for it."""
+    if PartialState().is_main_process:
+        with staged_folder(folder) as staged:
+            save_adapter(model, staged, base_name)
+            write_json(staged / name, record)
+            for objective, kept in moments.items():
+                if kept:
+                    write_moments(staged, objective, kept)
+            remember(staged)
+    PartialState().wait_for_everyone()
