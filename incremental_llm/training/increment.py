@@ -182,7 +182,8 @@ def _train(
         interruption=interruption,
     )
     reports: list[PhaseReport] = []
-    all_moments: dict[str, Moments] = {}
+    goes_on = settings.growth == "continue"
+    all_moments: dict[str, Moments] = {}  # of an adapter that goes on: a fresh one begins every phase afresh
     with adapter_in_autocast_dtype(peft_model, settings):
         for number, plan in enumerate(plans):
             objective: str = plan.settings.objective
@@ -190,7 +191,7 @@ def _train(
             finished = folder / "done"
             if agreed(is_complete(finished)):
                 reports.append(_take_up(peft_model, finished))
-                all_moments[objective] = read_moments(finished, objective) or {}
+                all_moments |= {objective: read_moments(finished, objective) or {}} if goes_on else {}
                 continue
             interruption.check(f"before {objective}")
             with previous_policy(peft_model, start):
@@ -199,8 +200,8 @@ def _train(
             moments = all_moments.get(objective) or (read_moments(going_on, objective) if going_on else None)
             report, moments = run_phase(context, plan, folder, moments)
             reports.append(report)
-            all_moments[objective] = moments
-            kept = {objective: moments} if settings.growth == "continue" else {}
+            kept = {objective: moments} if goes_on else {}
+            all_moments |= kept
             publish(peft_model, finished, base_folder.name, "phase.json", asdict(report), kept)
             remove_checkpoints(folder)
 
@@ -234,9 +235,8 @@ def _train(
         before = adapter_folders[-1] if adapter_folders else None
         write_stored(folder, peft_model, right, before, settings, autocast, replayed)
 
-    kept = all_moments if settings.growth == "continue" else {}
     told = asdict(result) | {"adapter": None}
-    publish(peft_model, result.adapter, base_folder.name, RECORD, told, kept, remember)
+    publish(peft_model, result.adapter, base_folder.name, RECORD, told, all_moments, remember)
 
 
 def _consolidated(

@@ -14,6 +14,7 @@ from incremental_llm.adapters.load import load_stack
 from incremental_llm.adapters.lora import delta, read_adapter
 from incremental_llm.artifacts import verify_folder, write_manifest
 from incremental_llm.errors import ConfigError, IntegrityError
+from incremental_llm.training import increment as module
 from incremental_llm.training.growth import increments_behind
 from incremental_llm.training.settings import TrainingSettings
 
@@ -129,3 +130,18 @@ def test_a_later_night_trains_a_smaller_adapter(increment: Increment, tmp_path: 
     second = increment(settings=told, adapter_folders=[first], out=tmp_path / "2").adapter
     assert [set(read_adapter(folder).ranks.values()) for folder in (first, second)] == [{4}, {2}]
     assert all(torch.isfinite(delta(read_adapter(second), name)).all() for name in read_adapter(second).modules)
+
+
+def test_two_phases_of_one_objective_begin_with_fresh_moments_unless_the_adapter_goes_on(
+    increment: Increment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_phase, given = module.run_phase, []
+
+    def recorded(context: Any, plan: Any, folder: Path, moments: Any) -> Any:
+        given.append(bool(moments))
+        return run_phase(context, plan, folder, moments)
+
+    monkeypatch.setattr(module, "run_phase", recorded)
+    increment("sft", "sft", out=tmp_path / "stack")
+    increment(settings=settings_of("sft", "sft", growth="continue"), out=tmp_path / "continue")
+    assert given == [False, False, False, True]
