@@ -10,18 +10,26 @@
     'Replay: +16 old rows interleaved (20.0 % of 80).'
 
 Verbs: `ReplayBuffer.updated` (take in one increment), `ReplayBuffer.without` (forget what was superseded), `mix`
-(interleave old rows into new ones), `anchor_prompts` (everyday prompts that hold general ability).
+(interleave old rows into new ones), `anchor_prompts` (everyday prompts that hold general ability). A recipe picks one
+of `POLICIES`: what stays in the buffer, and which of it is drawn.
 
 The one design fact: the buffer is a value. Each verb returns a new one, the same seed gives the same one, and its JSON
 is bit-identical after a round trip, so a snapshot pins it by digest and a rollback restores it.
 """
 
 from incremental_llm.replay.anchor import anchor_prompts
-from incremental_llm.replay.buffer import DEFAULT_CAPACITY, ReplayBuffer, ReplayItem, balanced_quotas
-from incremental_llm.replay.mixture import MixedExample, Mixture, Realised, ReplaySettings, mix
+from incremental_llm.replay.buffer import ReplayBuffer
+from incremental_llm.replay.item import Facts, ReplayItem
+from incremental_llm.replay.mixture import MixedExample, Mixture, Realised, mix
+from incremental_llm.replay.policies import POLICIES
+from incremental_llm.replay.settings import DEFAULT_CAPACITY, POLICY_NAMES, ReplaySettings
+from incremental_llm.replay.shares import balanced_quotas
 
 __all__ = [
     "DEFAULT_CAPACITY",
+    "POLICIES",
+    "POLICY_NAMES",
+    "Facts",
     "MixedExample",
     "Mixture",
     "Realised",

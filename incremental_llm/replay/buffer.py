@@ -1,13 +1,13 @@
-"""The replay buffer: a uniform sample of every earlier increment, in equal shares, within a fixed capacity."""
+"""The replay buffer: what a policy keeps of every earlier increment, within a fixed capacity."""
 
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -15,24 +15,14 @@ from incremental_llm.artifacts import write_atomic
 from incremental_llm.chat import canonical_json, json_digest
 from incremental_llm.dataset.examples import KINDS, Example, Kind
 from incremental_llm.errors import InputError, IntegrityError
-
-DEFAULT_CAPACITY: Mapping[Kind, int] = {"sft": 2000, "pair": 2000, "unpaired": 4000}
-
-Count = Annotated[int, Field(ge=0)]
-T = TypeVar("T")
-
-
-class ReplayItem(BaseModel):
-    """One kept example and the increment it came from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    example: Annotated[Example, Field(discriminator="kind")]
-    increment: int
+from incremental_llm.replay.item import Facts, ReplayItem
+from incremental_llm.replay.night import Night, age
+from incremental_llm.replay.policies import POLICIES
+from incremental_llm.replay.settings import DEFAULT_CAPACITY, Count, PolicyName, ReplaySettings
 
 
 class ReplayBuffer(BaseModel):
-    """Examples of earlier increments; every example of one increment had the same chance to be here.
+    """Examples of earlier increments, as `policy` (see policies.py) chose them.
 
     `capacity` bounds the items of each kind; `seen[kind][increment]` is how many examples that increment offered.
     Items are ordered by kind, then increment, then arrival.
@@ -40,7 +30,7 @@ class ReplayBuffer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    policy: Literal["reservoir_balanced"] = "reservoir_balanced"
+    policy: PolicyName = "reservoir_balanced"
     capacity: dict[Kind, Count] = Field(default_factory=lambda: dict(DEFAULT_CAPACITY))
     items: tuple[ReplayItem, ...] = ()
     seen: dict[Kind, dict[int, Count]] = Field(default_factory=dict)
@@ -70,11 +60,17 @@ class ReplayBuffer(BaseModel):
         """Items held, by kind and increment; increments that hold none are absent."""
         return {kind: dict(sorted(Counter(i.increment for i in self.of_kind(kind)).items())) for kind in KINDS}
 
-    def updated(self, examples: Iterable[Example], increment: int, seed: int) -> ReplayBuffer:
+    def updated(
+        self,
+        examples: Iterable[Example],
+        increment: int,
+        seed: int,
+        settings: ReplaySettings | None = None,
+        facts: Facts | None = None,
+    ) -> ReplayBuffer:
         """This buffer after `increment`, whose own new examples (not replayed ones) are `examples`.
 
-        Each kind's capacity is shared equally between the increments that have examples of it (`balanced_quotas`): the
-        new one is sampled by reservoir (Vitter 1985, algorithm R), older ones shrink uniformly at random.
+        The buffer's own policy decides, kind by kind, with what `settings` say about it and `facts` know.
 
         Raises:
             InputError: `increment` was taken in already, or is older than one that was.
@@ -88,20 +84,76 @@ class ReplayBuffer(BaseModel):
         streams: dict[Kind, list[ReplayItem]] = {kind: [] for kind in KINDS}
         for example in examples:
             streams[example.kind].append(ReplayItem(example=example, increment=increment))
-        kept = [item for kind in KINDS for item in self._balanced(kind, streams[kind], increment, seed)]
         seen = {kind: {**self.seen.get(kind, {}), increment: len(streams[kind])} for kind in KINDS}
+        whole = self.model_copy(update={"seen": seen})
+        kept = [
+            item
+            for kind in KINDS
+            for item in POLICIES[self.policy].keep(
+                [*self.of_kind(kind), *streams[kind]],
+                self.capacity[kind],
+                whole.night(kind, str(seed), settings, facts, taken=increment),
+            )
+        ]
         return ReplayBuffer(policy=self.policy, capacity=self.capacity, items=tuple(kept), seen=seen)
 
-    def with_capacity(self, capacity: Mapping[Kind, int], seed: int) -> ReplayBuffer:
-        """This buffer under another capacity; a smaller one shrinks every increment to its equal share at random."""
+    def with_capacity(
+        self,
+        capacity: Mapping[Kind, int],
+        seed: int,
+        settings: ReplaySettings | None = None,
+        facts: Facts | None = None,
+    ) -> ReplayBuffer:
+        """This buffer under another capacity; a kind that holds more shrinks as its policy has it."""
         wanted = {**self.capacity, **capacity}
         items: list[ReplayItem] = []
         for kind in KINDS:
-            by_increment = _by_increment(self.of_kind(kind))
-            quotas = balanced_quotas({i: len(held) for i, held in by_increment.items()}, wanted[kind])
-            for i, held in by_increment.items():
-                items += _subset(held, quotas[i], _generator(seed, "capacity", kind, i))
+            held, night = self.of_kind(kind), self.night(kind, str(seed), settings, facts)
+            items += POLICIES[self.policy].keep(held, wanted[kind], night) if len(held) > wanted[kind] else held
         return ReplayBuffer(policy=self.policy, capacity=wanted, items=tuple(items), seen=self.seen)
+
+    def under(self, settings: ReplaySettings, seed: int, facts: Facts | None = None) -> ReplayBuffer:
+        """This buffer as a recipe wants it from now on; what another policy has left out stays out."""
+        buffer = self.model_copy(update={"policy": settings.kept_by})
+        return buffer.with_capacity(settings.capacity, seed, settings, facts)
+
+    def night(
+        self,
+        kind: Kind,
+        seed: str,
+        settings: ReplaySettings | None = None,
+        facts: Facts | None = None,
+        taken: int | None = None,
+    ) -> Night:
+        """What a policy may know of one kind of this buffer."""
+        held = Counter(item.increment for item in self.of_kind(kind))
+        return Night(kind, seed, settings or ReplaySettings(), self.seen.get(kind, {}), held, taken, facts or Facts())
+
+    def map(self, change: Callable[[ReplayItem], ReplayItem]) -> ReplayBuffer:
+        """This buffer with every item as `change` gives it back."""
+        return self.model_copy(update={"items": tuple(map(change, self.items))})
+
+    def without_expired(self, settings: ReplaySettings, facts: Facts, now: datetime | None) -> tuple[ReplayBuffer, int]:
+        """This buffer without the items that are older than the recipe allows tonight; and how many that removed.
+
+        The last increment is one increment old. Days count from an example's newest event to `now`, tonight's newest;
+        an example whose events are in no log has no age that could be shown to be allowed, and leaves.
+        """
+        spans = (settings.max_increments, POLICIES[self.policy].span(settings))
+        span = min((bound for bound in spans if bound is not None), default=None)
+        taken_in = {increment for counts in self.seen.values() for increment in counts}
+        ages = {increment: age(increment, taken_in) + 1 for increment in {item.increment for item in self.items}}
+
+        def stays(item: ReplayItem) -> bool:
+            if span is not None and ages[item.increment] > span:
+                return False
+            if settings.max_days is None or now is None:
+                return True
+            time = facts.time(item.example)
+            return time is not None and (now - time).total_seconds() <= settings.max_days * 86_400
+
+        items = tuple(item for item in self.items if stays(item))
+        return self.model_copy(update={"items": items}), len(self.items) - len(items)
 
     def without(self, superseded: Collection[str]) -> tuple[ReplayBuffer, int]:
         """This buffer without any item that has one of these event ids among its sources, and how many that removed."""
@@ -152,65 +204,3 @@ class ReplayBuffer(BaseModel):
         except UnicodeDecodeError as error:
             raise IntegrityError(f"{path}: expected UTF-8 JSON, found other bytes ({error}).") from error
         return cls.from_json(text)
-
-    def _balanced(self, kind: Kind, stream: Sequence[ReplayItem], increment: int, seed: int) -> list[ReplayItem]:
-        older = _by_increment(self.of_kind(kind))
-        sizes = {i: len(held) for i, held in older.items()} | ({increment: len(stream)} if stream else {})
-        quotas = balanced_quotas(sizes, self.capacity[kind])
-        kept: list[ReplayItem] = []
-        for i, held in older.items():
-            kept += _subset(held, quotas[i], _generator(seed, "shrink", kind, increment, i))
-        if stream:
-            kept += _reservoir(stream, quotas[increment], _generator(seed, "reservoir", kind, increment))
-        return kept
-
-
-def balanced_quotas(sizes: Mapping[int, int], capacity: int) -> dict[int, int]:
-    """Split `capacity` over increments: equal shares, what a small increment leaves goes to the others.
-
-    Shares differ by at most one except where an increment has fewer; the odd places go to the newest.
-
-    >>> balanced_quotas({1: 100, 2: 3, 3: 100}, 20)
-    {1: 8, 2: 3, 3: 9}
-    """
-    room, level = capacity, max(sizes.values(), default=0)
-    for below, size in enumerate(sorted(sizes.values())):
-        share = room // (len(sizes) - below)
-        if size > share:
-            level = share
-            break
-        room -= size
-    quotas = {increment: min(size, level) for increment, size in sizes.items()}
-    odd = capacity - sum(quotas.values())
-    for increment in sorted((i for i, size in sizes.items() if size > level), reverse=True)[:odd]:
-        quotas[increment] += 1
-    return dict(sorted(quotas.items()))
-
-
-def _reservoir(stream: Sequence[T], size: int, generator: random.Random) -> list[T]:
-    """Vitter 1985, algorithm R: each element of `stream` is kept with probability size / len(stream); arrival order."""
-    kept = list(range(min(size, len(stream))))
-    for position in range(size, len(stream)):
-        slot = generator.randrange(position + 1)
-        if slot < size:
-            kept[slot] = position
-    return [stream[position] for position in sorted(kept)]
-
-
-def _subset(items: Sequence[T], size: int, generator: random.Random) -> list[T]:
-    """`size` of `items` uniformly at random, in their order."""
-    if size >= len(items):
-        return list(items)
-    return [items[position] for position in sorted(generator.sample(range(len(items)), size))]
-
-
-def _by_increment(items: Iterable[ReplayItem]) -> dict[int, list[ReplayItem]]:
-    grouped: dict[int, list[ReplayItem]] = {}
-    for item in items:
-        grouped.setdefault(item.increment, []).append(item)
-    return dict(sorted(grouped.items()))
-
-
-def _generator(*seed: int | str) -> random.Random:
-    """A generator of its own for each decision, so that one kind's examples never change what another kind keeps."""
-    return random.Random(":".join(map(str, seed)))

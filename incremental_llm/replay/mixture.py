@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from incremental_llm.dataset.examples import KINDS, Example, Kind
 from incremental_llm.errors import NothingToTrainError
-from incremental_llm.replay.buffer import DEFAULT_CAPACITY, ReplayBuffer, ReplayItem, balanced_quotas
-
-
-class ReplaySettings(BaseModel):
-    """How much is replayed.
-
-    `ratio` is replay / (new + replay) of each kind; 0 turns replay off, whatever `minimum` says. `minimum` rows of a
-    kind are replayed even where the ratio asks for fewer: 2 % of 16 examples protects nothing.
-    `capacity` bounds what the buffer keeps of each kind.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    ratio: float = Field(default=0.25, ge=0, lt=1, description="replay / (new + replay) of each kind; 0 is off")
-    minimum: int = Field(default=16, ge=0, description="rows of a kind replayed even where the ratio asks for fewer")
-    capacity: dict[Kind, Annotated[int, Field(ge=0)]] = Field(
-        default_factory=lambda: dict(DEFAULT_CAPACITY), description="rows of each kind that the buffer keeps"
-    )
-
-    def wanted(self, new: int) -> int:
-        """Old rows of a kind wanted beside `new` new ones: max(minimum, ceil(new * ratio / (1 - ratio)))."""
-        if self.ratio == 0:
-            return 0
-        return max(self.minimum, math.ceil(round(new * self.ratio / (1 - self.ratio), 9)))
+from incremental_llm.replay.buffer import ReplayBuffer
+from incremental_llm.replay.item import Facts, ReplayItem
+from incremental_llm.replay.policies import POLICIES
+from incremental_llm.replay.settings import ReplaySettings
 
 
 class MixedExample(BaseModel):
@@ -84,12 +63,15 @@ class Mixture(BaseModel):
         return said + (f" Fewer than wanted, the buffer holds no more that fit: {', '.join(short)}." if short else "")
 
 
-def mix(new: Sequence[Example], buffer: ReplayBuffer, settings: ReplaySettings, seed: int) -> Mixture:
+def mix(
+    new: Sequence[Example], buffer: ReplayBuffer, settings: ReplaySettings, seed: int, facts: Facts | None = None
+) -> Mixture:
     """Interleave old rows of `buffer` into `new`, kind by kind, the same way for the same seed.
 
     A kind without new rows gets no old ones (its phase does not run), except SFT, which always rehearses. Old rows
-    are taken in equal shares from every increment; a row that is also among the new ones is not taken twice; of
-    unpaired rows the replayed downs never outnumber the replayed ups. New rows are shuffled, old rows spread evenly.
+    are drawn by the recipe's policy; a row that is also among the new ones is not taken twice; of unpaired rows the
+    replayed downs outweigh the replayed ups neither in number nor in weight. New rows are shuffled, old rows spread
+    evenly.
 
     Raises:
         NothingToTrainError: `new` is empty; rehearsing alone is no increment.
@@ -99,14 +81,19 @@ def mix(new: Sequence[Example], buffer: ReplayBuffer, settings: ReplaySettings, 
             "expected new examples to mix with replay, found none. There is nothing to train: wait for more feedback, "
             "and see the dataset's drop reasons for what was left out."
         )
+    policy = POLICIES[settings.kept_by]
     known = {example.id for example in new}
     placed: list[tuple[float, int, int, MixedExample]] = []
     realised: dict[Kind, Realised] = {}
     for order, kind in enumerate(KINDS):
         fresh = [MixedExample(example=e, origin="new", increment=None) for e in new if e.kind == kind]
-        wanted = settings.wanted(len(fresh)) if fresh or kind == "sft" else 0
+        wanted = settings.wanted(len(fresh)) if kind in policy.kinds and (fresh or kind == "sft") else 0
         pool = [item for item in buffer.of_kind(kind) if item.example.id not in known]
-        old = _chosen(kind, pool, wanted, seed)
+
+        def draw(pool: Sequence[ReplayItem], count: int, seed: str, kind: Kind = kind) -> list[ReplayItem]:
+            return policy.draw(pool, count, buffer.night(kind, seed, settings, facts))
+
+        old = _chosen(kind, pool, wanted, seed, draw)
         realised[kind] = _realised(len(fresh), old, wanted)
         random.Random(f"{seed}:new:{kind}").shuffle(fresh)
         replayed = [MixedExample(example=i.example, origin="replay", increment=i.increment) for i in old]
@@ -114,27 +101,35 @@ def mix(new: Sequence[Example], buffer: ReplayBuffer, settings: ReplaySettings, 
     return Mixture(rows=tuple(row for *_, row in sorted(placed, key=lambda entry: entry[:3])), realised=realised)
 
 
-def _chosen(kind: Kind, pool: Sequence[ReplayItem], count: int, seed: int) -> list[ReplayItem]:
-    """At most `count` items of `pool`, balanced over increments, in random order."""
+Draw = Callable[[Sequence[ReplayItem], int, str], list[ReplayItem]]
+
+
+def _chosen(kind: Kind, pool: Sequence[ReplayItem], count: int, seed: int, draw: Draw) -> list[ReplayItem]:
+    """At most `count` items of `pool`, as the policy draws them, in random order."""
     if kind == "unpaired":
         ups = [item for item in pool if item.example.kind == "unpaired" and item.example.desirable]
         downs = [item for item in pool if item.example.kind == "unpaired" and not item.example.desirable]
         n_downs = min(len(downs), len(ups), count // 2)
-        taken = _sample(ups, count - n_downs, f"{seed}:up") + _sample(downs, n_downs, f"{seed}:down")
+        taken = draw(ups, count - n_downs, f"{seed}:up")
+        taken += _within_weight(draw(downs, n_downs, f"{seed}:down"), taken, seed)
     else:
-        taken = _sample(pool, count, f"{seed}:{kind}")
+        taken = draw(pool, count, f"{seed}:{kind}")
     random.Random(f"{seed}:order:{kind}").shuffle(taken)
     return taken
 
 
-def _sample(pool: Sequence[ReplayItem], count: int, seed: str) -> list[ReplayItem]:
-    quotas = balanced_quotas(Counter(item.increment for item in pool), count)
-    generator = random.Random(seed)
-    return [
-        item
-        for increment, quota in quotas.items()
-        for item in generator.sample([i for i in pool if i.increment == increment], quota)
-    ]
+def _within_weight(downs: list[ReplayItem], ups: Sequence[ReplayItem], seed: int) -> list[ReplayItem]:
+    """The downs, or as many of them at random as weigh no more than the ups."""
+    room = sum(item.example.weight for item in ups)
+    if sum(item.example.weight for item in downs) <= room:
+        return downs
+    random.Random(f"{seed}:weight").shuffle(downs)
+    kept, held = [], 0.0
+    for item in downs:
+        if held + item.example.weight <= room:
+            held += item.example.weight
+            kept.append(item)
+    return kept
 
 
 def _spread(rows: Iterable[MixedExample], kind: int, origin: int) -> list[tuple[float, int, int, MixedExample]]:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from incremental_llm.chat import Message
 from incremental_llm.dataset.examples import KINDS, Example, Kind, PairExample, SftExample, UnpairedExample
 from incremental_llm.errors import InputError, IntegrityError
-from incremental_llm.replay.buffer import ReplayBuffer, balanced_quotas
+from incremental_llm.replay.buffer import ReplayBuffer
+from incremental_llm.replay.shares import balanced_quotas
 
 
 def example(

@@ -14,7 +14,8 @@ from incremental_llm.chat import Message
 from incremental_llm.dataset.examples import KINDS, Example, Kind, PairExample, SftExample, UnpairedExample
 from incremental_llm.errors import NothingToTrainError
 from incremental_llm.replay.buffer import ReplayBuffer
-from incremental_llm.replay.mixture import Mixture, ReplaySettings, mix
+from incremental_llm.replay.mixture import Mixture, mix
+from incremental_llm.replay.settings import ReplaySettings
 
 
 def row(kind: Kind, name: str, *, desirable: bool = True, weight: float = 1.0) -> Example:
