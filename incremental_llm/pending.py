@@ -6,7 +6,7 @@ Everything here reads; a run that is refused here has changed nothing.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import TemplateError
@@ -31,12 +31,15 @@ from incremental_llm.feedback.events import PolicyChange, UnknownEvent, referenc
 from incremental_llm.gate import suites_by_role
 from incremental_llm.gate.feasible import check_suites
 from incremental_llm.registry import Attempt, Registry, Snapshot, consumed, has_new_feedback, increments_in
-from incremental_llm.replay import Mixture, ReplayBuffer
+from incremental_llm.replay import POLICIES, Facts, Mixture, ReplayBuffer
 
 
 @dataclass(frozen=True)
 class Pending:
-    """What the next increment starts from: production, the events since, and what is no longer true."""
+    """What the next increment starts from: production, the events since, and what is no longer true.
+
+    `replayed` are the events that the buffer's items stand on, by id, where the recipe's replay asks for them.
+    """
 
     head: Snapshot
     events: tuple[StoredEvent, ...]
@@ -45,6 +48,12 @@ class Pending:
     buffer: ReplayBuffer
     accepted: tuple[AcceptedCorrection, ...]
     until: int
+    replayed: dict[str, StoredEvent] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the examples, old and new, beyond their texts."""
+        return Facts({**self.replayed, **self.context, **{stored.event.id: stored for stored in self.events}})
 
     @property
     def superseded(self) -> frozenset[str]:
@@ -80,14 +89,18 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
     own = {stored.event.id for stored in events}
     missing = {name for stored in events for name in references(stored.event)} - own
     accepted = registry.get_json(head.corrections) if head.corrections else []
+    stored = _stored_buffer(registry, head)
+    sources = {name for item in stored.items for name in item.example.sources} if config.replay.reads_events else ()
+    replayed = store.get(sorted(sources))
     return Pending(
         head=head,
         events=events,
         context=store.get(sorted(missing)),
         changes=changes_in_effect(registry, store, config),
-        buffer=_buffer(registry, head, config),
+        buffer=stored.under(config.replay, config.training.seed, Facts(replayed)),
         accepted=tuple(AcceptedCorrection.model_validate(item) for item in accepted),
         until=until,
+        replayed=replayed,
     )
 
 
@@ -195,7 +208,7 @@ class Replayable:
 
 
 def replayable(todo: Pending, dataset: CompiledDataset, config: RunConfig, questions: Sequence[str]) -> Replayable:
-    """The buffer without what tonight's feedback ends or outvotes and what a suite asks by now.
+    """The buffer without what tonight's feedback ends or outvotes, what a suite asks by now and what has expired.
 
     Distinct people settle it, as among the events of one night: an example that reviewers contradict, or more users
     than stand behind it, leaves. One that fewer contradict, or as many, stays, and is only not rehearsed tonight.
@@ -211,12 +224,15 @@ def replayable(todo: Pending, dataset: CompiledDataset, config: RunConfig, quest
 
     true, false = todo.buffer.without(dataset.superseded | todo.superseded)
     agreed, turned = true.without_contradicted(outvoted)
-    kept, asked = agreed.without_questions(index.__contains__)
+    unasked, asked = agreed.without_questions(index.__contains__)
+    now = max((stored.event.time for stored in todo.events if stored.event.time), default=None)
+    kept, expired = unasked.without_expired(config.replay, todo.facts, now)
     tonight, disputed = kept.without_contradicted(lambda example: bool(people(example)))
     removed = (
         (false, "are no longer true"),
         (turned, "are judged otherwise by now"),
         (asked, "ask what a suite asks by now"),
+        (expired, POLICIES[config.replay.kept_by].expiry),
     )
     said = " and ".join(f"{count} {why}" for count, why in removed if count)
     notes = (
@@ -272,8 +288,7 @@ def still_true(accepted: Sequence[AcceptedCorrection], gone: frozenset[str]) -> 
     return tuple(c for c in accepted if not {c.event_id, c.interaction_id} & gone)
 
 
-def _buffer(registry: Registry, head: Snapshot, config: RunConfig) -> ReplayBuffer:
+def _stored_buffer(registry: Registry, head: Snapshot) -> ReplayBuffer:
     if head.replay is None:
-        return ReplayBuffer(capacity=config.replay.capacity)
-    buffer = ReplayBuffer.read(registry.object_path(head.replay) / "buffer.json")
-    return buffer.with_capacity(config.replay.capacity, config.training.seed)
+        return ReplayBuffer()
+    return ReplayBuffer.read(registry.object_path(head.replay) / "buffer.json")

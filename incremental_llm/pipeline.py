@@ -8,14 +8,13 @@ after what decides it, see runs.py), so the same command continues a killed run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from incremental_llm.adapters.stack import Stack, adapter_paths
-from incremental_llm.artifacts import is_complete, staged_folder, verify_folder, write_json
+from incremental_llm.artifacts import is_complete, staged_folder, write_json
 from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Conversation, as_dicts, canonical_json, json_digest
 from incremental_llm.config import CORRECTION_SUITES, RunConfig
@@ -39,7 +38,8 @@ from incremental_llm.pending import (
     unknown_names,
 )
 from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses
-from incremental_llm.replay import Mixture, ReplayBuffer, mix
+from incremental_llm.rehearsal import Production, Tonight, known, rehearse, topicless
+from incremental_llm.replay import Facts, Mixture, ReplayBuffer, mix
 from incremental_llm.runs import Clock, next_run
 
 Progress = Callable[[str, int, int, float | None], None]
@@ -55,8 +55,8 @@ class Judged:
     """A candidate that was trained, measured and judged. Nothing is committed yet.
 
     `kept` are the earlier corrections that still hold, `buffer` is the replay buffer without what is no longer true,
-    `sources` are the older events that trained rows stand on, `number` is the version that it becomes if it passes,
-    `notes` say in words what was left out on the way.
+    `facts` are what it goes on by, `sources` are the older events that trained rows stand on, `number` is the version
+    that it becomes if it passes, `notes` say in words what was left out on the way.
     """
 
     todo: Pending
@@ -68,6 +68,7 @@ class Judged:
     mixture: Mixture
     kept: tuple[AcceptedCorrection, ...]
     buffer: ReplayBuffer
+    facts: Facts
     training: Any
     stage_seconds: dict[str, float]
     folder: Path
@@ -135,19 +136,23 @@ def judge_increment(
     progress(run.continued or "compiling feedback", 0, 1, None)
     dataset = _compiled(todo, config, asked, base, folder / "dataset")
     replay = replayable(todo, dataset, config, asked)
-    mixture = mix(dataset.examples, replay.tonight, config.replay, config.training.seed)
-    write_json(folder / "mixture.json", mixture.model_dump(mode="json"))
-    progress(mixture.sentence, 1, 1, None)
+    facts = known(todo, config, base)
+    planned = mix(dataset.examples, replay.tonight, config.replay, config.training.seed, facts)
     clock.lap("compile")
 
     kept = still_true(todo.accepted, dataset.superseded | todo.superseded)
     suites = (*suites, *_correction_tests(kept, dataset, config))
-    check_phases(mixture, config)
+    check_phases(planned, config)
     measured = Measurement(workspace / "evaluations", base.folder, registry.objects, progress)
     production = measured.report(todo.head.stack, suites, f"production v{todo.head.version}")
     check_measured(production, f"production v{todo.head.version}")
     taught = config.suites.new or tuple(name for name in (LEARNED,) if name in production.suites)
     check_headroom(production, config.gate, taught, f"production v{todo.head.version}")
+    tonight = Tonight(Production(measured, todo.head), replay, planned, dataset, config, asked, facts)
+    rehearsal = rehearse(tonight)
+    mixture = rehearsal.mixture
+    write_json(folder / "mixture.json", mixture.model_dump(mode="json"))
+    progress(mixture.sentence, 1, 1, None)
     clock.lap("measure production")
     anchors, spared = _anchors(measured, todo.head, run.everyday, config, dataset, asked)
     measured.release()
@@ -177,7 +182,8 @@ def judge_increment(
         dataset=dataset,
         mixture=mixture,
         kept=kept,
-        buffer=replay.kept,
+        buffer=rehearsal.kept,
+        facts=facts,
         training=training,
         stage_seconds=clock.laps,
         folder=folder,
@@ -185,8 +191,9 @@ def judge_increment(
         number=len(registry.list()),
         notes=(
             *replay.notes,
+            *rehearsal.notes,
             *unknown_names(todo, store, config),
-            *filter(None, (spared, untestable(dataset.corrections))),
+            *filter(None, (topicless(dataset.examples, config, facts), spared, untestable(dataset.corrections))),
             *training.notes,
         ),
     )
@@ -262,7 +269,7 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
     trained = _sources(judged.mixture, without=judged.training.not_trained)
     learned = tuple(c for c in judged.dataset.corrections if c.event_id in trained)
     with staged_folder(folder / "replay") as staged:
-        buffer = judged.buffer.updated(judged.dataset.examples, judged.number, seed)
+        buffer = judged.buffer.updated(judged.dataset.examples, judged.number, seed, config.replay, judged.facts)
         buffer.write(staged / "buffer.json")
     snapshot = registry.commit_increment(
         parent=todo.head.version,
@@ -339,15 +346,11 @@ def _anchors(
     key = json_digest(
         [teacher.digest, [canonical_json(as_dicts(prompt)) for prompt in prompts], settings.max_new_tokens]
     )
-    kept = measured.folder / teacher.digest[:16] / f"anchors-{key[:16]}"
-    if not is_complete(kept):
-        answers = measured.answers(
-            teacher, prompts, settings.max_new_tokens, "the base" if from_base else f"production v{head.version}"
-        )
-        with staged_folder(kept) as folder:
-            write_json(folder / "answers.json", answers)
-    verify_folder(kept)
-    answered = zip(prompts, json.loads((kept / "answers.json").read_text(encoding="utf-8")), strict=True)
+    who = "the base" if from_base else f"production v{head.version}"
+    answers = measured.remembered(
+        teacher, "anchors", key, lambda: measured.answers(teacher, prompts, settings.max_new_tokens, who)
+    )
+    answered = zip(prompts, answers, strict=True)
     taught = (example.prompt[-1].content for example in dataset.examples)
     index = SuiteIndex((*asked, *taught), config.compile.suite_similarity)
     anchors = [(prompt, answer) for prompt, answer in answered if prompt[-1].content not in index]

@@ -36,6 +36,7 @@ from incremental_llm.feedback.importers import ImportReport, import_jsonl
 from incremental_llm.gate.feasible import check_gain
 from incremental_llm.lock import exclusive
 from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff
+from incremental_llm.rehearsal import announced
 from incremental_llm.replay import mix
 from incremental_llm.runs import Run, next_run
 
@@ -171,7 +172,7 @@ class Workspace:
         pending.check_roles(self.registry, self.config, suites, todo)
         dataset = pending.compile_pending(todo, self.config, questions, self.tokenizer)
         replay = pending.replayable(todo, dataset, self.config, questions)
-        mixture = mix(dataset.examples, replay.tonight, self.config.replay, self.config.training.seed)
+        mixture = mix(dataset.examples, replay.tonight, self.config.replay, self.config.training.seed, todo.facts)
         own = None if self.config.suites.new else correction_suite(pipeline.LEARNED, dataset.corrections)
         check_gain(len(own.items) if own else 0, self.config.gate, self.config.suites.new)
         pending.check_phases(mixture, self.config)
@@ -181,7 +182,11 @@ class Workspace:
             f"{len(todo.events)} new events would become {len(dataset.examples)} examples "
             f"({len(dataset.sft)} SFT, {len(dataset.pairs)} pairs, {len(dataset.unpaired)} unpaired)",
         ]
-        lines += [mixture.sentence, *replay.notes, *pending.unknown_names(todo, self.store, self.config)]
+        lines += [
+            *(announced(self.config) or (mixture.sentence,)),
+            *replay.notes,
+            *pending.unknown_names(todo, self.store, self.config),
+        ]
         phases = ", then ".join(
             f"{p.objective} ({p.epochs:g} epochs at {p.learning_rate:g}"
             f"{f', at most {p.max_steps} steps' if p.max_steps else ''})"

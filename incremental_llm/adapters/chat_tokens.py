@@ -3,6 +3,7 @@
     prompt_ids(tokenizer, conversation)            the context, ending where the assistant starts to speak
     completion_ids(tokenizer, conversation, text)  what the assistant then says, ending with the end-of-turn token
     end_of_turn_id(tokenizer)                      the token that ends an assistant turn, as the template writes it
+    user_turn_ids(tokenizer, conversation)         the context, ending where the user starts to speak
     special_texts(tokenizer)                       texts that are not read as words: a message must not hold them
 
 The one design fact: a completion is cut out of the rendered chat after exactly the tokens that generation starts from,
@@ -45,7 +46,7 @@ def completion_ids(tokenizer: Any, conversation: Conversation, completion: str) 
             f"{prompt[-60:]!r} is not how {full[-160:]!r} begins. Use a base model whose template only appends."
         )
     ids = _without_trailing_space(tokenizer, _continuation(tokenizer, prompt, full))
-    if not ids or ids[-1] not in _special_ids(tokenizer):
+    if not ids or ids[-1] not in special_ids(tokenizer):
         raise InputError(
             "expected the chat template to end an assistant turn with a special token, found "
             f"{full[-40:]!r}. Generation could not stop: use a base model with a chat template that ends its turns."
@@ -63,9 +64,28 @@ def end_of_turn_id(tokenizer: Any) -> int:
     return completion_ids(tokenizer, (Message(role="user", content="a"),), "b")[-1]
 
 
+def user_turn_ids(tokenizer: Any, before: Conversation = ()) -> list[int]:
+    """Token ids of what the template writes up to the first word of a user's turn, behind the messages `before`.
+
+    Raises:
+        InputError: the template writes the user's words changed, so that where they begin is not known.
+    """
+    text = _render(tokenizer, (*before, Message(role="user", content=_USER_WORDS)), generation_prompt=False)
+    prefix, found, _ = text.partition(_USER_WORDS)
+    if not found:
+        raise InputError(
+            f"expected the chat template to write the user's words as they are, found {text[-160:]!r}. With such a "
+            "template production cannot write questions: choose another replay.policy than self_synthesised."
+        )
+    return _encode(tokenizer, prefix)
+
+
+_USER_WORDS = "What the user says begins here."
+
+
 def special_texts(tokenizer: Any) -> frozenset[str]:
     """How the special tokens are written. A chat is encoded as a whole, so inside a message they are tokens too."""
-    return frozenset(tokenizer.convert_ids_to_tokens(sorted(_special_ids(tokenizer))))
+    return frozenset(tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer))))
 
 
 def _render(tokenizer: Any, conversation: Conversation, *, generation_prompt: bool) -> str:
@@ -103,13 +123,14 @@ def _continuation(tokenizer: Any, prompt: str, full: str) -> list[int]:
 
 
 def _without_trailing_space(tokenizer: Any, ids: list[int]) -> list[int]:
-    special = _special_ids(tokenizer)
+    special = special_ids(tokenizer)
     end = len(ids)
     while end and ids[end - 1] not in special and not tokenizer.decode(ids[end - 1 : end]).strip():
         end -= 1
     return ids[:end]
 
 
-def _special_ids(tokenizer: Any) -> frozenset[int]:
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """The tokens that are not read as words."""
     added = (index for index, token in tokenizer.added_tokens_decoder.items() if token.special)
     return frozenset(tokenizer.all_special_ids) | frozenset(added)

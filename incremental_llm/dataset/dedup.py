@@ -78,7 +78,7 @@ def same_statement(one: str, other: str) -> bool:
     >>> same_statement("Return boots within 30 days", "Return boats within 30 days")
     False
     """
-    return _spoken(one) == _spoken(other)
+    return spoken(one) == spoken(other)
 
 
 def near_duplicates(left: Sequence[str], right: Sequence[str]) -> bool:
@@ -158,7 +158,7 @@ def _verdict(example: Example) -> tuple[str, bool]:
 
 def _verdicts(example: Example) -> tuple[set[object], set[object]]:
     """What an example praises and what it blames, as (prompt, reply)."""
-    keys: list[object] = [(prompt_key(example.prompt), _spoken(text)) for text in example.texts]
+    keys: list[object] = [(prompt_key(example.prompt), spoken(text)) for text in example.texts]
     if isinstance(example, PairExample):
         return {keys[0]}, {keys[1]}
     good = not isinstance(example, UnpairedExample) or example.desirable
@@ -173,15 +173,15 @@ def _questions(example: Example) -> tuple[str, ...]:
     return tuple(message.content for message in example.prompt)
 
 
-def _spoken(text: str) -> tuple[str, ...]:
+def spoken(text: str) -> tuple[str, ...]:
     """The tokens of a text without filler; all of them where nothing else is said."""
     return tuple(t for t in tokens(text) if t not in _FILLER) or tokens(text)
 
 
 def _block_keys(example: Example) -> Iterable[object]:
-    words = [_spoken(text) for text in _questions(example)]
+    words = [spoken(text) for text in _questions(example)]
     roles = tuple(message.role for message in example.prompt)
-    replies = tuple(_spoken(text) for text in example.texts)
+    replies = tuple(spoken(text) for text in example.texts)
     figures = tuple(numbers(text) for text in _questions(example))
     shape = (_verdict(example), roles, replies, tuple(map(len, words)), figures)
     flat = [word for text in words for word in text]
@@ -193,7 +193,7 @@ def _block_keys(example: Example) -> Iterable[object]:
 
 def _typos(one: str, other: str) -> int | None:
     """How many words differ by a typing error; None when the texts differ by anything else than these and filler."""
-    left, right = _spoken(one), _spoken(other)
+    left, right = spoken(one), spoken(other)
     if len(left) != len(right):
         return None
     count = 0

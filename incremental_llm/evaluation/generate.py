@@ -34,7 +34,10 @@ _COMPACT_AT = 0.9  # finished rows leave a batch once this share of it, or less,
 
 @dataclass(frozen=True)
 class Answer:
-    """A greedy answer: its text, the number of tokens generated, and why it could not be measured (empty if it was)."""
+    """A greedy answer: its text, the number of tokens generated, and why it could not be measured (empty if it was).
+
+    One with as many tokens as it may have has not ended.
+    """
 
     text: str
     tokens: int
@@ -94,11 +97,11 @@ def generate(
     found = {i: Answer("", 0, problem) for i, problem in _too_long(model, lengths).items()}
     rest = [index for index in range(len(prompts)) if index not in found]
     prefix = _common_prefix([prompts[index] for index in rest]) if _shares_prefix(model) else []
-    with _evaluating(model):
+    with evaluating(model):
         shared = _prefix_cache(model, prefix) if prefix else None
         for batch in length_sorted_batches(lengths, rest, batch_tokens or default_batch_tokens(model)):
             rows = [prompts[index][len(prefix) :] for index in batch]
-            decoded = _decode_greedily(model, shared, len(prefix), rows, stops, max_new_tokens)
+            decoded = decode(model, shared, len(prefix), rows, stops, max_new_tokens)
             found.update((index, _answer(tokenizer, ids)) for index, ids in zip(batch, decoded, strict=True))
             if progress is not None:
                 progress(len(found), len(prompts))
@@ -125,7 +128,7 @@ def completion_logps(
     found = {i: Likelihood(0.0, 0, problem) for i, problem in _too_long(model, lengths).items()}
     rest = [index for index in range(len(pairs)) if index not in found]
     prefix = _common_prefix([prompts[index] for index in rest]) if _shares_prefix(model) else []
-    with _evaluating(model):
+    with evaluating(model):
         shared = _prefix_cache(model, prefix) if prefix else None
         for batch in length_sorted_batches(lengths, rest, batch_tokens or default_batch_tokens(model) // _SCORED_PART):
             rows = [prompts[index][len(prefix) :] + completions[index] for index in batch]
@@ -164,10 +167,25 @@ def length_sorted_batches(lengths: Sequence[int], rows: Sequence[int], batch_tok
         yield batch
 
 
-def _decode_greedily(
-    model: Any, shared: Any, prefix: int, rows: Sequence[Sequence[int]], stops: torch.Tensor, max_new_tokens: int
+def most_likely(logits_BV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The highest logit of each row (of a row with a NaN, NaN) and its token."""
+    logit_B, next_B = logits_BV.max(dim=-1)
+    return logit_B, next_B
+
+
+def decode(
+    model: Any,
+    shared: Any,
+    prefix: int,
+    rows: Sequence[Sequence[int]],
+    stops: torch.Tensor,
+    max_new_tokens: int,
+    pick: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = most_likely,
 ) -> list[list[int] | None]:
-    """New token ids of each row without the stop token; None for a row whose logits were not finite."""
+    """New token ids of each row without the stop token; None for a row whose logits were not finite.
+
+    `pick` chooses from logits_BV: a logit_B that is not finite where any of the row is not, and the next token_B.
+    """
     cache = _repeated(shared, len(rows)) if shared is not None else DynamicCache(config=model.config)
     ids_BT, mask_BT, positions_BT = _left_padded(rows, prefix, _device(model))
     answers: list[list[int] | None] = [[] for _ in rows]
@@ -181,7 +199,7 @@ def _decode_greedily(
             logits_to_keep=_last(1, ids_BT),
             **{CACHE: cache},
         )
-        logit_B, next_B = output.logits[:, -1].max(dim=-1)  # of a row with a NaN, the maximum is NaN
+        logit_B, next_B = pick(output.logits[:, -1])
         ended = torch.isin(next_B, stops).tolist()
         finite = torch.isfinite(logit_B).tolist()
         for place, token in enumerate(next_B.tolist()):
@@ -311,7 +329,7 @@ def _device(model: Any) -> torch.device:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Eval mode (no dropout) inside, the mode before it afterwards."""
     training = model.training
     model.eval()

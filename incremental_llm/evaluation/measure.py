@@ -7,13 +7,14 @@ new tonight is measured on both sides.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from incremental_llm.adapters.stack import Stack, adapter_paths
-from incremental_llm.artifacts import write_atomic
+from incremental_llm.artifacts import is_complete, staged_folder, verify_folder, write_atomic, write_json
 from incremental_llm.chat import Conversation, json_digest
 from incremental_llm.errors import IntegrityError
 from incremental_llm.evaluation.results import EvaluationReport
@@ -75,6 +76,56 @@ class Measurement:
             max_new_tokens=max_new_tokens,
             progress=lambda done, total: self._progress(doing, done, total, None),
         )
+
+    def ended_answers(
+        self, stack: Stack, prompts: Sequence[Conversation], max_new_tokens: int, what: str, doing: str
+    ) -> list[str | None]:
+        """Greedy answers; None for one that has not ended by `max_new_tokens`, or could not be given."""
+        from incremental_llm.evaluation.generate import generate
+
+        answers = generate(
+            *self.model(stack, what),
+            prompts,
+            max_new_tokens=max_new_tokens,
+            progress=lambda done, total: self._progress(f"{what} {doing}", done, total, None),
+        )
+        return [None if a.problem or a.tokens >= max_new_tokens or not a.text else a.text for a in answers]
+
+    def mean_logps(
+        self, stack: Stack, replies: Sequence[tuple[Conversation, str]], what: str, doing: str
+    ) -> list[float | None]:
+        """Mean log-likelihood of each reply's tokens in nats, at most 0; None where it could not be measured."""
+        from incremental_llm.evaluation.generate import completion_logps
+
+        found = completion_logps(
+            *self.model(stack, what),
+            replies,
+            progress=lambda done, total: self._progress(f"{what} {doing}", done, total, None),
+        )
+        return [None if one.problem else one.logp / one.tokens for one in found]
+
+    def turns(self, stack: Stack, before: Conversation, count: int, what: str, **sampling: Any) -> list[str | None]:
+        """Users' turns as `stack` expects them behind `before`, by `sample.sampled_turns`; None has not ended."""
+        from incremental_llm.evaluation.sample import sampled_turns
+
+        turns: list[str | None] = sampled_turns(
+            *self.model(stack, what),
+            before,
+            count,
+            **sampling,
+            progress=lambda done, total: self._progress(f"{what} writes questions", done, total, None),
+        )
+        return turns
+
+    def remembered(self, stack: Stack, name: str, key: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, as JSON; once it was made for this stack and `key`, what is kept of it on the disk."""
+        kept = self.folder / stack.digest[:16] / f"{name}-{key[:16]}"
+        if not is_complete(kept):
+            made = make()
+            with staged_folder(kept) as folder:
+                write_json(folder / "answers.json", made)
+        verify_folder(kept)
+        return json.loads((kept / "answers.json").read_text(encoding="utf-8"))
 
     def model(self, stack: Stack, what: str) -> tuple[Any, Any]:
         """The stack as it is served, with its tokenizer; the last one is kept in memory."""

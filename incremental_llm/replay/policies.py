@@ -27,7 +27,8 @@ class Policy:
     """`order` says what stays first, `draw` what is seen again.
 
     `choice` takes the place of `order` where the number to keep alone decides, as it always did. Without `tickets` no
-    item holds one. Rows of other `kinds` are not replayed. `span` gives the increments after which an item leaves.
+    item holds one. Rows of other `kinds` are not replayed. `span` gives the increments after which an item leaves, and
+    `expiry` says so of what has left.
     """
 
     order: Order
@@ -36,6 +37,7 @@ class Policy:
     tickets: bool = True
     kinds: tuple[Kind, ...] = KINDS
     span: Callable[[ReplaySettings], int | None] = lambda settings: None
+    expiry: str = "are older than the recipe keeps them"
 
     def keep(self, items: Sequence[ReplayItem], size: int, night: Night) -> list[ReplayItem]:
         """At most `size` of `items`, within the recipe's tokens for the kind where `facts` counts them; in place.
@@ -97,7 +99,13 @@ POLICIES: Mapping[PolicyName, Policy] = {
     "prioritised": Policy(orders.weighted_order(orders.prioritised), orders.weighted_draw(orders.prioritised)),
     "window": Policy(orders.newest_first, orders.uniformly, span=lambda settings: settings.window),
     "half_life": Policy(orders.weighted_order(orders.decayed), orders.weighted_draw(orders.decayed_by_increment)),
-    "self_synthesised": Policy(orders.nothing, orders.uniformly, kinds=("sft",), span=lambda settings: 0),
+    "self_synthesised": Policy(
+        orders.nothing,
+        orders.uniformly,
+        kinds=("sft",),
+        span=lambda settings: 0,
+        expiry="are feedback, of which the recipe keeps none",
+    ),
 }
 """What stays, what is drawn, and where that comes from:
 

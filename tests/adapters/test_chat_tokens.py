@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from incremental_llm.adapters.chat_tokens import completion_ids, end_of_turn_id, prompt_ids
+from incremental_llm.adapters.chat_tokens import completion_ids, end_of_turn_id, prompt_ids, user_turn_ids
 from incremental_llm.chat import Message
 from incremental_llm.errors import InputError
 
@@ -19,6 +19,17 @@ ASK = (Message(role="user", content="How long?"),)
 def test_prompt_ends_where_the_assistant_starts(tiny_tokenizer: Any) -> None:
     text = tiny_tokenizer.decode(prompt_ids(tiny_tokenizer, ASK))
     assert text == "<|im_start|>user\nHow long?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_users_turn_begins_behind_what_the_template_writes(tiny_tokenizer: Any) -> None:
+    assert tiny_tokenizer.decode(user_turn_ids(tiny_tokenizer)) == "<|im_start|>user\n"
+    behind = user_turn_ids(tiny_tokenizer, (*ASK, Message(role="assistant", content="A week.")))
+    text = "<|im_start|>user\nHow long?<|im_end|>\n<|im_start|>assistant\nA week.<|im_end|>\n<|im_start|>user\n"
+    assert tiny_tokenizer.decode(behind) == text
+    shouting = copy.deepcopy(tiny_tokenizer)
+    shouting.chat_template = shouting.chat_template.replace("message['content']", "message['content']|upper")
+    with pytest.raises(InputError, match=r"expected the chat template to write the user's words .* replay\.policy"):
+        user_turn_ids(shouting)
 
 
 def test_prompt_equals_the_templates_own_tokens(tiny_tokenizer: Any) -> None:
