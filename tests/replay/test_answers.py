@@ -26,6 +26,8 @@ COMMON = {"prompt": (Message(role="user", content="q"),), "sources": ("k1",), "u
         ("You can return boots within 45 days.", False),
         ("You can return boats within 30 days.", False),
         ("You cannot return boots within 30 days.", False),
+        ("You can not return boots within 30 days.", False),
+        ("You can return 2 boots within 30 days.", False),
         ("Within 30 days you can return boots.", False),  # says it, but order is meaning too: "A before B"
         ("You can return boots.", False),
         (f"{STORED} But only with a receipt, unworn, in their own box, and never on a Sunday or in the sale.", False),
