@@ -95,7 +95,7 @@ class Production:
                 max_new_tokens=how.prompt_tokens,
                 temperature=how.temperature,
                 top_p=how.top_p,
-                seed=seed,
+                seed=int(json_digest([seed, self.version.stack.digest])[:8], 16),  # other questions each night
             )
             answer = partial(self._ended, tokens=config.replay.answer_tokens)
             return written(turns, answer, refuse, wanted, before).model_dump(mode="json")
@@ -183,13 +183,13 @@ def _as_planned(tonight: Tonight) -> Rehearsal:
 
 
 def _measured_first(tonight: Tonight) -> Rehearsal:
-    """Some of the buffer is measured on production and keeps the outcome; tonight's rows are drawn by it."""
+    """Some of the buffer, others each night, is measured on production and keeps the outcome; the draw goes by it."""
     how, pool = tonight.config.replay.priority, tonight.replay.tonight
-    seed = str(tonight.config.training.seed)
+    seed = tonight.config.training.seed
     examples = [
         item.example
         for kind in KINDS
-        for item in subset(pool.of_kind(kind), how.sample, pool.night(kind, seed).generator("sample", kind))
+        for item in subset(pool.of_kind(kind), how.sample, pool.night(kind, f"{seed}:measure:{kind}").tonights())
     ]
     if not examples:
         return _as_planned(tonight)

@@ -33,6 +33,14 @@ class Night:
         """How many increments have been taken in since that one."""
         return age(increment, self.seen)
 
+    def tonights(self) -> random.Random:
+        """A generator for tonight's draw: one seed for all nights would draw the same places of a full buffer."""
+        return random.Random(f"{self.seed}:{max(self.seen, default=0)}")
+
+    def plain(self) -> random.Random:
+        """The seed's own generator, every night the same: the default policy's, whose draws are not changed."""
+        return random.Random(self.seed)
+
     def generator(self, *why: int | str) -> random.Random:
         """A generator of its own for each decision, so that one kind's examples never change what another keeps."""
         return random.Random(":".join(map(str, (self.seed, *why))))

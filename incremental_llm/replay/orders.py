@@ -37,7 +37,7 @@ def newest_first(items: Sequence[ReplayItem], night: Night) -> list[ReplayItem]:
 
 def uniformly(pool: Sequence[ReplayItem], count: int, night: Night) -> list[ReplayItem]:
     """At most `count` of the pool, each as likely as the others."""
-    return random.Random(night.seed).sample(pool, min(count, len(pool)))
+    return night.tonights().sample(pool, min(count, len(pool)))
 
 
 def weighted_order(log_weights: LogWeights) -> Order:
@@ -54,7 +54,7 @@ def weighted_draw(log_weights: LogWeights) -> Choice:
     """The same with fresh tickets: each night sees others."""
 
     def draw(pool: Sequence[ReplayItem], count: int, night: Night) -> list[ReplayItem]:
-        generator = random.Random(night.seed)
+        generator = night.tonights()
         keys = _keys([ticket(generator) for _ in pool], log_weights(pool, night))
         return [pool[position] for position in sorted(range(len(pool)), key=keys.__getitem__)[:count]]
 
@@ -121,13 +121,13 @@ def in_turn(group: Group[K]) -> Order:
     return order
 
 
-def in_shares(group: Group[K]) -> Choice:
+def in_shares(group: Group[K], generator_of: Callable[[Night], random.Random] = Night.tonights) -> Choice:
     """Equal shares of the groups, uniform within each."""
 
     def draw(pool: Sequence[ReplayItem], count: int, night: Night) -> list[ReplayItem]:
         grouped = by_group(pool, lambda item: group(item, night))
         quotas = balanced_quotas({name: len(held) for name, held in grouped.items()}, count)
-        generator = random.Random(night.seed)
+        generator = generator_of(night)
         return [item for name, quota in quotas.items() for item in generator.sample(grouped[name], quota)]
 
     return draw

@@ -207,6 +207,19 @@ def test_seeds_differ_and_one_kind_never_changes_what_another_keeps(name: str) -
     assert mix(new, buffer, how, 0, known).rows != mix(new, buffer, how, 1, known).rows
 
 
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("balanced", "self_synthesised")])
+def test_a_full_buffer_is_not_drawn_from_the_same_places_every_night(name: str) -> None:
+    how, rows = recipe(name, minimum=6, ratio=0.1), stream(1, {"sft": 40})
+    known, seen = facts(*rows), set[tuple[str, ...]]()
+    buffer = ReplayBuffer().under(how, 0, known)
+    buffer = measured(buffer.updated(rows, 1, 0, how, known), 0)
+    for increment in (2, 3, 4):
+        drawn = mix(stream(20, {"sft": 1}), buffer, how, 0, known).rows
+        seen.add(tuple(sorted(row.example.id for row in drawn)))
+        buffer = buffer.updated([], increment, 0, how, known)
+    assert len(seen) == 3
+
+
 @pytest.mark.parametrize("before", RECIPES)
 @every_policy
 def test_a_recipe_may_change_its_policy_any_night(name: str, before: str) -> None:
@@ -366,7 +379,7 @@ def test_half_life_the_chance_to_be_kept_and_drawn_halves_once_not_twice(capacit
     """Whether the buffer holds all or has decayed already."""
     how = recipe("half_life", half_life=1, capacity={"sft": capacity}, minimum=8, ratio=0.1)
     drawn: Counter[int | None] = Counter()
-    for seed in range(100):
+    for seed in range(400 if capacity < 240 else 150):
         buffer, known = lived("half_life", [{"sft": 60}] * 4, seed, half_life=1, capacity={"sft": capacity})
         drawn.update(r.increment for r in mix(stream(20, {"sft": 1}), buffer, how, seed, known).rows)
     for older in (1, 2, 3):
