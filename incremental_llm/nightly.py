@@ -3,7 +3,8 @@
 code, summary = run_nightly(config, say=print, progress=progress)
 
 0  promoted      10  nothing to train      20  rejected      30  rejected, its events quarantined
-75 another run holds the workspace: try again later          anything else is an error and raises
+40 told to end while training: the same command continues    75 another run holds the workspace: try again later
+anything else is an error and raises
 """
 
 from __future__ import annotations
