@@ -74,7 +74,9 @@ def test_every_command_that_is_named_exists() -> None:
         assert group is None or not sub or sub in group, f"illm {command} {sub}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/design.md", "docs/events.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/design.md", "docs/events.md", "docs/methods.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
@@ -88,7 +90,8 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
 
     section = README.split("## Exit codes")[1].split("\n## ")[0]
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.M)}
-    raised = {errors.IncrementalError.exit_code, errors.InputError.exit_code, errors.NothingToTrainError.exit_code}
+    kinds = (errors.IncrementalError, errors.InputError, errors.NothingToTrainError, errors.TrainingInterrupted)
+    raised = {kind.exit_code for kind in kinds}
     assert listed == {0, *nightly.EXIT_CODES.values(), errors.WorkspaceBusyError.exit_code, *raised, INTERRUPTED}
 
 
