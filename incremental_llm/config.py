@@ -14,7 +14,7 @@ import typing
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -84,6 +84,10 @@ class RunConfig(BaseModel):
     workspace: Path = Field(Path("illm"), description="registry, feedback database, objects and runs live here")
     base: str = Field("smollm2-135m", description="embedded name, local folder, or hub id")
     database: str | None = Field(None, description="feedback database URL; SQLite in the workspace by default")
+    process: Literal["increment", "retrain"] = Field(
+        "increment",
+        description="increment: an adapter for new feedback; retrain: one for all feedback, in the place of all others",
+    )
     suites: SuitesConfig = SuitesConfig()
     compile: CompileSettings = CompileSettings()
     replay: ReplaySettings = ReplaySettings()
@@ -103,6 +107,11 @@ class RunConfig(BaseModel):
     def at_dtype(self, dtype: str) -> RunConfig:
         """This recipe with `training.precision: auto` decided: what goes with a stack in `dtype`."""
         return self.model_copy(update={"training": self.training.at_dtype(dtype)})
+
+    @property
+    def mixing(self) -> ReplaySettings:
+        """How much is replayed by this process: a retraining sees everything once, and rehearses nothing."""
+        return self.replay if self.process == "increment" else self.replay.model_copy(update={"ratio": 0.0})
 
     @property
     def recipe(self) -> dict[str, Any]:

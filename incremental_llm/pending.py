@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids, special_texts
+from incremental_llm.adapters.stack import Stack
 from incremental_llm.chat import Conversation
 from incremental_llm.config import RunConfig
 from incremental_llm.dataset import (
@@ -39,9 +40,11 @@ class Pending:
     """What the next increment starts from: production, the events since, and what is no longer true.
 
     `replayed` are the events that the buffer's items stand on, by id, where the recipe's replay asks for them.
+    `below` is the stack that its adapter is trained on: production's, or for a retraining the base alone.
     """
 
     head: Snapshot
+    below: Stack
     events: tuple[StoredEvent, ...]
     context: dict[str, StoredEvent]
     changes: tuple[PolicyChange, ...]
@@ -60,6 +63,11 @@ class Pending:
         """Ids that earlier policy changes named."""
         return frozenset(name for change in self.changes for name in change.supersedes)
 
+    @property
+    def has_new(self) -> bool:
+        """Whether there are events that production has not seen."""
+        return any(stored.seq > self.head.cursor for stored in self.events)
+
 
 def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, until: int | None = None) -> Pending:
     """Read production and every event since that is not quarantined, up to `until`, by default the last one.
@@ -68,7 +76,7 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
         NothingToTrainError: no new feedback, or none since the last attempt on the same events was rejected.
     """
     attempts = registry.attempts()
-    _check_same_log(registry, store, attempts)
+    check_same_log(registry, store, attempts)
     head = registry.head()
     quarantined = registry.quarantined()
     until = store.head() if until is None else until
@@ -94,6 +102,7 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
     replayed = store.get(sorted(sources))
     return Pending(
         head=head,
+        below=head.stack,
         events=events,
         context=store.get(sorted(missing)),
         changes=changes_in_effect(registry, store, config),
@@ -104,7 +113,7 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
     )
 
 
-def _check_same_log(registry: Registry, store: FeedbackStore, attempts: Sequence[Attempt]) -> None:
+def check_same_log(registry: Registry, store: FeedbackStore, attempts: Sequence[Attempt]) -> None:
     """Refuse a feedback store that is not the one which the registry has read: its places would be skipped unread."""
     version = max((s.version for s in registry.list() if s.kind == "increment"), default=None)
     seen = {
@@ -128,10 +137,16 @@ def changes_in_effect(registry: Registry, store: FeedbackStore, config: RunConfi
 
     A rollback quarantines what it undoes; where production was moved back to such a version, its changes count again.
     """
-    head, snapshots = registry.head(), registry.list()
-    standing = [consumed(snapshots, increment) for increment in increments_in(snapshots, head.version)]
-    out = {q.seq for q in registry.quarantine() if q.attempt is not None or not any(q.seq in seqs for seqs in standing)}
-    return policy_changes(store, head.cursor, config, out)
+    return policy_changes(store, registry.head().cursor, config, left_out(registry))
+
+
+def left_out(registry: Registry) -> frozenset[int]:
+    """Places of the events that count no more: all that is quarantined, but for what production stands on again."""
+    snapshots = registry.list()
+    standing = [consumed(snapshots, increment) for increment in increments_in(snapshots, registry.head().version)]
+    return frozenset(
+        q.seq for q in registry.quarantine() if q.attempt is not None or not any(q.seq in seqs for seqs in standing)
+    )
 
 
 def policy_changes(

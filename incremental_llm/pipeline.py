@@ -17,16 +17,17 @@ from incremental_llm.adapters.stack import Stack, adapter_paths
 from incremental_llm.artifacts import is_complete, staged_folder, write_json
 from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Conversation, as_dicts, canonical_json, json_digest
-from incremental_llm.config import CORRECTION_SUITES, RunConfig
+from incremental_llm.claims import KEPT, LEARNED, Claim, claim_of, fresh
+from incremental_llm.config import RunConfig
 from incremental_llm.dataset import USED, AcceptedCorrection, CompiledDataset, SuiteIndex
 from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import EvaluationReport, Suite, all_questions
-from incremental_llm.evaluation.corrections import correction_suite, untestable
+from incremental_llm.evaluation.corrections import untestable
 from incremental_llm.evaluation.measure import Measurement
 from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import event_to_dict
 from incremental_llm.gate import Decision, decide
-from incremental_llm.gate.feasible import check_gain, check_headroom, check_measured
+from incremental_llm.gate.feasible import check_headroom, check_measured
 from incremental_llm.pending import (
     Pending,
     authorised,
@@ -37,14 +38,13 @@ from incremental_llm.pending import (
     still_true,
     unknown_names,
 )
-from incremental_llm.registry import EventUse, Registry, Snapshot, attempt_key, event_uses
+from incremental_llm.registry import EventUse, Registry, attempt_key, event_uses
 from incremental_llm.rehearsal import Production, Tonight, known, rehearse, topicless
 from incremental_llm.replay import Facts, Mixture, ReplayBuffer, mix
+from incremental_llm.retrain import renewed
 from incremental_llm.runs import Clock, next_run
 
 Progress = Callable[[str, int, int, float | None], None]
-
-KEPT, LEARNED = CORRECTION_SUITES
 
 NOT_REACHED = "not_reached"
 """What the account says of an event whose examples were made, but trained by no phase: see the run's notes."""
@@ -137,29 +137,29 @@ def judge_increment(
     dataset = _compiled(todo, config, asked, base, folder / "dataset")
     replay = replayable(todo, dataset, config, asked)
     facts = known(todo, config, base)
-    planned = mix(dataset.examples, replay.tonight, config.replay, config.training.seed, facts)
+    planned = mix(dataset.examples, replay.tonight, config.mixing, config.training.seed, facts)
     clock.lap("compile")
 
     kept = still_true(todo.accepted, dataset.superseded | todo.superseded)
-    suites = (*suites, *_correction_tests(kept, dataset, config))
+    claim = claim_of(todo, dataset, kept, config, suites, superseded)
+    suites = (*suites, *claim.corrections)
     check_phases(planned, config)
     measured = Measurement(workspace / "evaluations", base.folder, registry.objects, progress)
     production = measured.report(todo.head.stack, suites, f"production v{todo.head.version}")
     check_measured(production, f"production v{todo.head.version}")
-    taught = config.suites.new or tuple(name for name in (LEARNED,) if name in production.suites)
-    check_headroom(production, config.gate, taught, f"production v{todo.head.version}")
+    check_headroom(production, config.gate, claim.better, f"production v{todo.head.version}")
     tonight = Tonight(Production(measured, todo.head), replay, planned, dataset, config, asked, facts)
     rehearsal = rehearse(tonight)
     mixture = rehearsal.mixture
     write_json(folder / "mixture.json", mixture.model_dump(mode="json"))
     progress(mixture.sentence, 1, 1, None)
     clock.lap("measure production")
-    anchors, spared = _anchors(measured, todo.head, run.everyday, config, dataset, asked)
+    anchors, spared = _anchors(measured, todo, run.everyday, config, dataset, asked)
     measured.release()
     with run.pinned():
         training = train(
             base_folder=base.folder,
-            adapter_folders=adapter_paths(todo.head.stack, registry.objects),
+            adapter_folders=adapter_paths(todo.below, registry.objects),
             examples=tuple(row.example for row in mixture.rows),
             replayed=frozenset(row.example.id for row in mixture.rows if row.origin == "replay"),
             anchors=anchors,
@@ -168,10 +168,10 @@ def judge_increment(
             progress=progress,
         )
     clock.lap("train")
-    stack = todo.head.stack.plus(registry.put_object(training.adapter), training.replaces)
+    stack = todo.below.plus(registry.put_object(training.adapter), training.replaces)
     candidate = measured.report(stack, suites, "the candidate")
     clock.lap("measure candidate")
-    decision = _verdict(todo.head.stack, production, stack, candidate, config, superseded)
+    decision = _verdict(todo.head.stack, production, stack, candidate, config, claim, superseded)
     write_json(folder / "decision.json", decision.model_dump(mode="json"))
     return Judged(
         todo=todo,
@@ -193,22 +193,18 @@ def judge_increment(
             *replay.notes,
             *rehearsal.notes,
             *unknown_names(todo, store, config),
-            *filter(None, (topicless(dataset.examples, config, facts), spared, untestable(dataset.corrections))),
+            *filter(
+                None,
+                (
+                    claim.note,
+                    topicless(dataset.examples, config, facts),
+                    spared,
+                    untestable(fresh(dataset.corrections, kept)),
+                ),
+            ),
             *training.notes,
         ),
     )
-
-
-def _correction_tests(
-    kept: Sequence[AcceptedCorrection], dataset: CompiledDataset, config: RunConfig
-) -> tuple[Suite, ...]:
-    """The corrections that are tested again, as suites, as far as there are any.
-
-    A night's own ones, which it was trained on, prove it only where no new suite does.
-    """
-    own = None if config.suites.new else correction_suite(LEARNED, dataset.corrections)
-    check_gain(len(own.items) if own else 0, config.gate, config.suites.new)
-    return tuple(suite for suite in (correction_suite(KEPT, kept), own) if suite)
 
 
 def _verdict(
@@ -217,6 +213,7 @@ def _verdict(
     after: Stack,
     candidate: EvaluationReport,
     config: RunConfig,
+    claim: Claim,
     superseded: Sequence[str],
 ) -> Decision:
     return decide(
@@ -225,12 +222,13 @@ def _verdict(
         candidate_stack=after.digest,
         production_stack=before.digest,
         policy=config.gate,
-        new_suites=config.suites.new,
-        old_suites=config.suites.old,
+        new_suites=claim.new,
+        old_suites=claim.old,
         corrections=(KEPT,) if KEPT in candidate.suites else (),
         own_corrections=LEARNED if LEARNED in candidate.suites else None,
         superseded_suites=superseded,
         unguarded_suites=config.suites.watch,
+        gain_needed=claim.gain,
     )
 
 
@@ -258,7 +256,7 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
             stack_digest=judged.stack.digest,
             adapter=judged.stack.adapters[-1],
             uses=uses,
-            trusted=_policy_changes(todo, config),
+            trusted=_trusted(todo, config),
             **digests,
         )
         spent = not registry.quarantined().isdisjoint(seqs)
@@ -267,9 +265,10 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
         )
     # What no step reached was not taught: to test it each night would hold the model to what it never saw.
     trained = _sources(judged.mixture, without=judged.training.not_trained)
-    learned = tuple(c for c in judged.dataset.corrections if c.event_id in trained)
+    learned = tuple(c for c in fresh(judged.dataset.corrections, judged.kept) if c.event_id in trained)
     with staged_folder(folder / "replay") as staged:
-        buffer = judged.buffer.updated(judged.dataset.examples, judged.number, seed, config.replay, judged.facts)
+        examples, how = judged.dataset.examples, (seed, config.replay, judged.facts)
+        buffer = renewed(judged.buffer, examples, judged.number, todo, registry, *how)
         buffer.write(staged / "buffer.json")
     snapshot = registry.commit_increment(
         parent=todo.head.version,
@@ -279,17 +278,19 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
         attempt=attempt_key(seqs, digests["recipe"], todo.head.version, seed),
         replay=registry.put_object(folder / "replay"),
         corrections=registry.put_json([c.model_dump(mode="json") for c in (*judged.kept, *learned)]),
-        note=f"{len(judged.dataset.examples)} examples from {len(todo.events)} events",
+        note=f"{'retrained: ' * (config.process == 'retrain')}{len(judged.dataset.examples)} examples from "
+        f"{len(todo.events)} events",
         uses=uses,
         **digests,
     )
     return RunOutcome(**vars(judged), decision="promoted", version=snapshot.version, attempt=None)
 
 
-def _policy_changes(todo: Pending, config: RunConfig) -> frozenset[int]:
-    """Places of the batch's policy changes by reviewers with the right to them."""
+def _trusted(todo: Pending, config: RunConfig) -> frozenset[int]:
+    """Places of events that no refusal quarantines: policy changes by reviewers with the right to them, and what
+    production stands on, which a retraining reads again."""
     ids = {change.id for change in authorised(todo.events, config)}
-    return frozenset(stored.seq for stored in todo.events if stored.event.id in ids)
+    return frozenset(s.seq for s in todo.events if s.event.id in ids or s.seq <= todo.head.cursor)
 
 
 def _uses(judged: Judged) -> tuple[EventUse, ...]:
@@ -327,7 +328,7 @@ def _users(event: dict[str, Any]) -> tuple[str, ...]:
 
 def _anchors(
     measured: Measurement,
-    head: Snapshot,
+    todo: Pending,
     prompts: Sequence[Conversation],
     config: RunConfig,
     dataset: CompiledDataset,
@@ -341,12 +342,11 @@ def _anchors(
     settings = config.training.anchor
     if settings.weight == 0:
         return [], ""
-    from_base = settings.teacher == "base"
-    teacher = head.stack.model_copy(update={"adapters": ()}) if from_base else head.stack
+    teacher = todo.below if settings.teacher == "previous" else todo.below.model_copy(update={"adapters": ()})
     key = json_digest(
         [teacher.digest, [canonical_json(as_dicts(prompt)) for prompt in prompts], settings.max_new_tokens]
     )
-    who = "the base" if from_base else f"production v{head.version}"
+    who = f"production v{todo.head.version}" if teacher.adapters else "the base"
     answers = measured.remembered(
         teacher, "anchors", key, lambda: measured.answers(teacher, prompts, settings.max_new_tokens, who)
     )

@@ -121,7 +121,7 @@ class Tonight:
 
     def mixed(self, buffer: ReplayBuffer) -> Mixture:
         """Tonight's examples with rows of this buffer."""
-        return mix(self.dataset.examples, buffer, self.config.replay, self.config.training.seed, self.facts)
+        return mix(self.dataset.examples, buffer, self.config.mixing, self.config.training.seed, self.facts)
 
 
 def rehearse(tonight: Tonight) -> Rehearsal:
@@ -129,7 +129,7 @@ def rehearse(tonight: Tonight) -> Rehearsal:
 
     The policies and answers that the defaults name need no model, and none is loaded.
     """
-    settings = tonight.config.replay
+    settings = tonight.config.mixing
     if settings.ratio == 0:
         return Rehearsal(tonight.replay.kept, tonight.planned)
     ready = _PREPARED.get(settings.policy, _as_planned)(tonight)
@@ -149,7 +149,7 @@ def announced(config: RunConfig) -> tuple[str, ...]:
     }
     said = [lines[config.replay.policy]] if config.replay.policy in lines else []
     said += ["production answers old questions anew"] if config.replay.answers == "on_policy" else []
-    return (f"the replayed rows are known when it runs: {', and '.join(said)}",) if said and config.replay.ratio else ()
+    return (f"the replayed rows are known when it runs: {', and '.join(said)}",) if said and config.mixing.ratio else ()
 
 
 def known(todo: Pending, config: RunConfig, base: ResolvedBase) -> Facts:

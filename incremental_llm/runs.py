@@ -24,6 +24,7 @@ from incremental_llm.feedback import FeedbackStore
 from incremental_llm.pending import Pending, read_pending
 from incremental_llm.registry import Registry, Snapshot, attempt_key
 from incremental_llm.replay import anchor_prompts
+from incremental_llm.retrain import read_all
 
 BATCH = "batch.json"
 
@@ -72,7 +73,8 @@ def next_run(
     Raises:
         NothingToTrainError: there is no batch, or it has made a version already.
     """
-    todo, runs = read_pending(registry, store, config), workspace / "runs"
+    read = read_all if config.process == "retrain" else read_pending
+    todo, runs = read(registry, store, config), workspace / "runs"
     anchor = config.training.anchor
     everyday = anchor_prompts(Path(anchor.prompts) if anchor.prompts else None) if anchor.weight else ()
     contracts = [[suite.name, suite.contract] for suite in suites]
@@ -88,7 +90,7 @@ def next_run(
         name = f"v{todo.head.version + 1}-{json_digest([setting, _seqs(todo)])[:12]}"
         return Run(todo, runs / name, setting, everyday)
     folder, until = begun
-    whole = read_pending(registry, store, config, until=until)
+    whole = read(registry, store, config, until=until)
     waiting = len(todo.events) - len(whole.events)
     newer = f"; {waiting} newer ones wait for the next run" if waiting else ""
     continued = f"continuing an interrupted run with its {len(whole.events)} events{newer}"

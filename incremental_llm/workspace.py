@@ -26,14 +26,13 @@ from incremental_llm.adapters.stack import Stack, adapter_paths
 from incremental_llm.artifacts import staged_folder
 from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Message
+from incremental_llm.claims import claim_of
 from incremental_llm.config import CORRECTION_SUITES, RunConfig
 from incremental_llm.dataset import CompiledDataset
 from incremental_llm.errors import InputError
 from incremental_llm.evaluation import EvaluationReport, Suite, all_questions, load_suites
-from incremental_llm.evaluation.corrections import correction_suite
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.importers import ImportReport, import_jsonl
-from incremental_llm.gate.feasible import check_gain
 from incremental_llm.lock import exclusive
 from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff
 from incremental_llm.rehearsal import announced
@@ -169,17 +168,18 @@ class Workspace:
             self.registry.check_suite(suite.name, suite.version, suite.contract)
         run = self._next_run(suites, questions)
         todo = run.todo
-        pending.check_roles(self.registry, self.config, suites, todo)
+        superseded = pending.check_roles(self.registry, self.config, suites, todo)
         dataset = pending.compile_pending(todo, self.config, questions, self.tokenizer)
         replay = pending.replayable(todo, dataset, self.config, questions)
-        mixture = mix(dataset.examples, replay.tonight, self.config.replay, self.config.training.seed, todo.facts)
-        own = None if self.config.suites.new else correction_suite(pipeline.LEARNED, dataset.corrections)
-        check_gain(len(own.items) if own else 0, self.config.gate, self.config.suites.new)
+        mixture = mix(dataset.examples, replay.tonight, self.config.mixing, self.config.training.seed, todo.facts)
+        kept = pending.still_true(todo.accepted, dataset.superseded | todo.superseded)
+        claim = claim_of(todo, dataset, kept, self.config, suites, superseded)
         pending.check_phases(mixture, self.config)
         lines = [
             *([run.continued] if run.continued else []),
             f"production is v{todo.head.version} with {len(todo.head.stack.adapters)} adapters; "
-            f"{len(todo.events)} new events would become {len(dataset.examples)} examples "
+            f"{len(todo.events)} {'new events' if self.config.process == 'increment' else 'events, all that count,'} "
+            f"would become {len(dataset.examples)} examples "
             f"({len(dataset.sft)} SFT, {len(dataset.pairs)} pairs, {len(dataset.unpaired)} unpaired)",
         ]
         lines += [
@@ -193,8 +193,8 @@ class Workspace:
             for p in self.config.training.phases
         )
         lines.append(f"train one adapter of rank {self.config.training.lora.rank}: {phases}")
-        better = ", ".join(self.config.suites.new) or "the corrections"
-        not_worse = ", ".join(self.config.suites.old) or "nothing"
+        better = (", ".join(claim.new) or "the corrections") if claim.gain else "nothing"
+        not_worse = ", ".join(claim.old)
         lines.append(
             f"measure on {', '.join(self.config.suites.names)}; "
             f"the gate wants {better} better and {not_worse} not worse"

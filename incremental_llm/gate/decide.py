@@ -5,7 +5,8 @@ Input      both reports are of the declared, different stacks; every named suite
 New        better: the lower end of the paired difference is above `min_gain`. Without a new suite, the increment's own
            corrections stand in; without those either, nothing shows a gain and the candidate is blocked
 Old        not worse: the lower end is at or above -margin, on enough items that a loss of the margin would show. At
-           least one old suite is needed
+           least one old suite is needed. A candidate that is one adapter in the place of several may be asked for this
+           alone (`gain_needed=False`)
 Accepted   corrections of earlier increments: at most `max_correction_losses` of them right before and wrong now
 Flips      over all old suites at most `max_negative_flips` of the items right before and wrong now
 
@@ -49,12 +50,14 @@ def decide(
     corrections: Sequence[str] = (),
     superseded_suites: Sequence[str] = (),
     unguarded_suites: Sequence[str] = (),
+    gain_needed: bool = True,
 ) -> Decision:
     """Decide on the stack with digest `candidate_stack` against the one with digest `production_stack`.
 
     `own_corrections` is the suite of this increment's corrections, `corrections` are those of earlier increments.
     `superseded_suites` (a policy change ended their truth) may also stand in `old_suites` or `corrections`, where they
-    are then no longer guarded; like `unguarded_suites` they are reported only.
+    are then no longer guarded; like `unguarded_suites` they are reported only. `gain_needed` is False for a candidate
+    that takes the place of several adapters and has nothing new to show.
 
     Raises:
         InputError: one suite named in two roles that contradict each other.
@@ -70,7 +73,8 @@ def decide(
     old, own, accepted = roles["old_suites"], roles["own_corrections"], roles["corrections"]
     unguarded = (*roles["superseded_suites"], *unguarded_suites)
     named = (*new_suites, *old, *accepted, *own, *unguarded)
-    checks = _input_checks(candidate, production, candidate_stack, production_stack, named, new_suites, old, own)
+    shows_gain = bool(new_suites or own) or not gain_needed
+    checks = _input_checks(candidate, production, candidate_stack, production_stack, named, shows_gain, old)
     rules: list[tuple[Kind, Sequence[str], Rule]] = [
         ("new", new_suites, _better),
         ("unguarded" if new_suites else "new", own, _reported if new_suites else _own_better),
@@ -132,9 +136,8 @@ def _input_checks(
     candidate_stack: str,
     production_stack: str,
     named: Sequence[str],
-    new: Sequence[str],
+    shows_gain: bool,
     old: Sequence[str],
-    own: Sequence[str],
 ) -> list[Check]:
     """What must hold before any number means something."""
     unnamed = sorted((candidate.suites.keys() | production.suites.keys()) - set(named))
@@ -158,7 +161,7 @@ def _input_checks(
         ),
         (
             "gain",
-            bool(new or own),
+            shows_gain,
             "No new suite and no corrections of this increment were named: a gain was not measured.",
         ),
         ("old suites", bool(old), "No old suite was named: that nothing was lost was not measured."),

@@ -96,14 +96,17 @@ def sightings_in_attempt(connection: Connection, attempt: str) -> tuple[Sighting
     return _sightings(connection, schema.event_uses.c.attempt == attempt)
 
 
-def versions_holding(snapshots: Iterable[Snapshot], adapters: Collection[str]) -> tuple[int, ...]:
+def versions_holding(
+    snapshots: Iterable[Snapshot], adapters: Collection[str], retrained: Collection[int] = ()
+) -> tuple[int, ...]:
     """Versions whose stack holds any of these adapters, or one that took the place of any of them.
 
     `snapshots` are all versions, dense from 0: an adapter that goes on, or that several became, holds what they held.
+    One of the `retrained` versions does not: it was trained from the base, and holds what it has itself recorded.
     """
     listed, holding = list(snapshots), set(adapters)
     for snapshot in listed:
-        if snapshot.kind == "increment" and snapshot.parent is not None:
+        if snapshot.kind == "increment" and snapshot.parent is not None and snapshot.version not in retrained:
             replaced = set(listed[snapshot.parent].stack.adapters) - set(snapshot.stack.adapters)
             if not holding.isdisjoint(replaced):
                 holding.add(snapshot.stack.adapters[-1])

@@ -18,7 +18,7 @@ by_name = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
 
 def test_the_recipes_are_there() -> None:
     names = {path.name for path in RECIPES}
-    assert names >= {"nightly_smollm2_cpu.yaml", "nightly_gpu.yaml", "nightly_qlora.yaml"}
+    assert names >= {"nightly_smollm2_cpu.yaml", "nightly_gpu.yaml", "nightly_qlora.yaml", "retrain_smollm2_cpu.yaml"}
 
 
 @by_name
@@ -31,7 +31,8 @@ def test_a_recipe_parses_and_names_suites_that_exist(recipe: Path) -> None:
 
 @by_name
 def test_a_recipe_has_the_sections_of_all_others_in_their_order(recipe: Path) -> None:
-    assert list(yaml.safe_load(recipe.read_text(encoding="utf-8"))) == SECTIONS
+    found = list(yaml.safe_load(recipe.read_text(encoding="utf-8")))
+    assert [section for section in found if section != "process"] == SECTIONS
 
 
 @by_name
@@ -42,7 +43,17 @@ def test_preferences_come_first_and_imitation_last(recipe: Path) -> None:
 
 @by_name
 def test_a_recipe_says_what_it_is_in_its_first_line(recipe: Path) -> None:
-    assert recipe.read_text(encoding="utf-8").startswith("# One nightly increment")
+    said = {"increment": "# One nightly increment", "retrain": "# Full retraining"}
+    assert recipe.read_text(encoding="utf-8").startswith(said[load_config(recipe).process])
+
+
+def test_a_retraining_has_the_nightly_recipe_without_the_bound_on_its_steps() -> None:
+    nightly, retrain = (load_config(ROOT / f"recipes/{name}_smollm2_cpu.yaml") for name in ("nightly", "retrain"))
+    assert (nightly.process, retrain.process) == ("increment", "retrain")
+    *preferences, sft = nightly.training.phases
+    unbounded = (*preferences, sft.model_copy(update={"max_steps": None}))
+    assert retrain.training == nightly.training.model_copy(update={"phases": unbounded})
+    assert (retrain.replay, retrain.gate) == (nightly.replay, nightly.gate)
 
 
 def test_only_the_qlora_recipe_quantises() -> None:
