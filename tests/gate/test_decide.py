@@ -147,6 +147,16 @@ def test_own_corrections_stand_in_for_a_missing_new_suite() -> None:
     assert "a gain was not measured" in text
 
 
+def test_one_adapter_in_the_place_of_several_has_to_be_better_at_nothing_and_worse_nowhere() -> None:
+    roles = {"new_suites": [], "own_corrections": None, "old_suites": ["general", "old", "new"], "gain_needed": False}
+    before, after = ({n: v for n, v in side.items() if n != "own"} for side in (BEFORE, BEFORE))
+    assert judge(after, before, **roles).passed
+    for suite, outcomes in (("new", [False] * 40), ("general", [False] * 60), ("kept", [True] * 15 + [False] * 5)):
+        assert not judge(after | {suite: outcomes}, before, **roles).passed
+    told = reason(judge(after, before, **roles | {"gain_needed": True}))
+    assert "a gain was not measured" in told
+
+
 def test_no_old_suite_is_no_pass() -> None:
     text = reason(judge(old_suites=[], unguarded_suites=["general", "old"]))
     assert "that nothing was lost was not measured" in text

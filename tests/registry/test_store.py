@@ -149,11 +149,18 @@ def test_a_job_that_lost_the_race_is_told_what_it_expected_and_found(world):
 def test_a_stack_must_extend_its_parent_and_a_cursor_never_goes_back(world):
     world.night(events=5)
     stack = world.candidate(world.registry.get(0))
+    below = stack.model_copy(update={"adapters": (*stack.adapters, *world.registry.head().stack.adapters)})
     with pytest.raises(PreconditionFailed, match="does not extend"):
-        commit(world, stack, world.decision(stack), parent=1)
+        commit(world, below, world.decision(below), parent=1)
     stack = world.candidate(world.registry.head())
     with pytest.raises(PreconditionFailed, match="cursor of at least 5"):
         commit(world, stack, world.decision(stack), parent=1, cursor=4)
+
+
+def test_one_new_adapter_may_take_the_place_of_all(world):
+    world.night(), world.night()
+    stack = world.candidate(world.registry.get(0))
+    assert commit(world, stack, world.decision(stack), parent=2, cursor=20).stack.adapters == stack.adapters
 
 
 def test_an_adapter_that_was_not_stored_and_another_base_are_refused(world):
