@@ -273,7 +273,7 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
     snapshot = registry.commit_increment(
         parent=todo.head.version,
         stack=judged.stack,
-        replaces=judged.training.replaces,
+        replaces=len(todo.head.stack.adapters) + 1 - len(judged.stack.adapters),
         cursor=todo.until,
         attempt=attempt_key(seqs, digests["recipe"], todo.head.version, seed),
         replay=registry.put_object(folder / "replay"),

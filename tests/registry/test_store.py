@@ -160,7 +160,7 @@ def test_a_stack_must_extend_its_parent_and_a_cursor_never_goes_back(world):
 def test_one_new_adapter_may_take_the_place_of_all(world):
     world.night(), world.night()
     stack = world.candidate(world.registry.get(0))
-    assert commit(world, stack, world.decision(stack), parent=2, cursor=20).stack.adapters == stack.adapters
+    assert commit(world, stack, world.decision(stack), parent=2, cursor=20, replaces=2).stack.adapters == stack.adapters
 
 
 def test_an_adapter_that_was_not_stored_and_another_base_are_refused(world):
