@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from incremental_llm.chat import Message
 from incremental_llm.dataset.examples import Example, PairExample, SftExample, UnpairedExample
 from incremental_llm.training.settings import TrainingSettings
+
+ROOT = Path(__file__).parents[2]
 
 THINGS = ["fox", "owl", "hen", "eel", "cod", "bee", "ant", "elk", "yak", "emu"]
 
@@ -58,6 +64,38 @@ def settings_of(*objectives: str, **other: Any) -> TrainingSettings:
         "phases": [PHASES[objective] for objective in objectives],
     }
     return TrainingSettings.model_validate(tree | other)
+
+
+def launch_command(script: Path, *arguments: str, processes: int, config: str = "accelerate_config.yaml") -> list[str]:
+    """How a script is started under `accelerate launch` with one of the project's own configs."""
+    told = ["--config_file", str(ROOT / config), "--num_processes", str(processes)]
+    return [sys.executable, "-m", "accelerate.commands.launch", *told, str(script), *arguments]
+
+
+def launch_environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+
+
+def launch(script: Path, *arguments: str, **told: Any) -> subprocess.CompletedProcess[str]:
+    """Run a script under `accelerate launch` to its end; keyword arguments as for `launch_command`."""
+    command = launch_command(script, *arguments, **told)
+    return subprocess.run(command, env=launch_environment(), capture_output=True, text=True, timeout=300)
+
+
+def weights_of(adapter: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(adapter / "adapter_model.safetensors"))
+
+
+def updates(adapter: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """B A of every module."""
+    pairs = {name: name.replace("lora_A", "lora_B") for name in adapter if "lora_A" in name}
+    return {a: adapter[b] @ adapter[a] for a, b in pairs.items()}
+
+
+def relative_difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
+    """||one - two|| / ||one|| over all tensors together."""
+    gap = sum((one[name] - two[name]).square().sum().item() for name in one)
+    return float((gap / sum(tensor.square().sum().item() for tensor in one.values())) ** 0.5)
 
 
 @pytest.fixture(autouse=True)

@@ -1,42 +1,85 @@
-"""One process and two make the same adapter; and when one process fails, all of them end."""
+"""One process and two make the same adapter, also when they are told to end; and when one fails, all of them end."""
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[2]
+from incremental_llm.artifacts import verify_folder
 
-# 20 steps of each objective with 8 rows a step, whatever the number of processes. KTO's KL pairs come with the rows.
+from .conftest import launch, launch_command, launch_environment, relative_difference, updates, weights_of
+
+# Two nights of each objective, 8 rows a step, whatever the number of processes; on the second night every term is on.
 TRAIN = """
 import sys
 from pathlib import Path
 from incremental_llm.training.distributed import end_process, run_together
 from tests.training.conftest import PHASES, everyday, examples_of, settings_of
 
+ALL = {
+    "anchor": {"weight": 0.5, "rows_per_step": 3},
+    "replay_kl": {"weight": 0.5},
+    "dark": {"weight": 0.1},
+    "ewc": {"weight": 1.0},
+    "orthogonal": {"weight": 0.5},
+}
+
 def lead(train):
     for objective, kind in {"sft": "sft", "dpo": "pair", "kto": "unpaired"}.items():
-        phase = PHASES[objective] | {"epochs": 16, "batch_size": 8, "learning_rate": 1e-3}
-        settings = settings_of(objective, phases=[phase], save_steps=15)
-        out = Path(sys.argv[2]) / objective
+        phase = PHASES[objective] | {"epochs": 16, "batch_size": 8, "learning_rate": 1e-3, "settled_margin": 1e9}
+        common = {
+            "base_folder": Path(sys.argv[1]),
+            "anchors": everyday(),
+            "settings": settings_of(objective, phases=[phase], save_steps=15, **ALL),
+        }
+        examples, out = examples_of(kind), Path(sys.argv[2]) / objective
 
         def look(what, done, total, loss):
             if what.startswith("training") and done == 16:  # a finished phase keeps no checkpoint
-                names = sorted(path.name for path in (out / f"phase0-{objective}" / "checkpoint-15").iterdir())
+                names = sorted(path.name for path in (out / f"second/phase0-{objective}/checkpoint-15").iterdir())
                 out.with_suffix(".names").write_text(" ".join(names))
 
-        result = train(
-            base_folder=Path(sys.argv[1]), adapter_folders=[], examples=examples_of(kind), anchors=everyday(),
-            settings=settings, out=out, progress=look,
+        first = train(adapter_folders=[], examples=examples[:6], out=out / "first", **common)
+        second = train(
+            adapter_folders=[first.adapter], examples=examples, replayed=[e.id for e in examples[:6]],
+            out=out / "second", progress=look, **common,
         )
-        assert result.phases[0].steps == 20, result
+        assert (first.phases[0].steps, second.phases[0].steps) == (12, 20)
+        assert set(second.phases[0].terms) == {"anchor_kl", *list(ALL)[1:]}, second
+        assert all(max(map(abs, values)) > 0 for values in second.phases[0].terms.values()), second
+    return 0
+
+end_process(run_together(lead))
+"""
+
+# One objective, slowly; after the step in argv[3] the first process tells itself to end, or waits to be told.
+SLOW = """
+import os, signal, sys, time
+from pathlib import Path
+from incremental_llm.training.distributed import end_process, run_together
+from tests.training.conftest import PHASES, everyday, examples_of, settings_of
+
+last, alone = int(sys.argv[3]), sys.argv[4] == "alone"
+
+def look(what, done, total, loss):
+    if what.startswith("training") and done == last:
+        if alone:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            Path(sys.argv[2] + ".now").touch()
+            time.sleep(1)
+
+def lead(train):
+    settings = settings_of("sft", phases=[PHASES["sft"] | {"epochs": 16, "batch_size": 8}])
+    train(
+        base_folder=Path(sys.argv[1]), adapter_folders=[], examples=examples_of("sft"), anchors=everyday(),
+        settings=settings, out=Path(sys.argv[2]), progress=look,
+    )
     return 0
 
 end_process(run_together(lead))
@@ -80,49 +123,71 @@ end_process(code)
 """
 
 
-def launch(script: Path, *arguments: str, processes: int) -> subprocess.CompletedProcess[str]:
-    """Run a script under `accelerate launch` with the project's own config."""
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(ROOT / "accelerate_config.yaml"),
-    ]
-    command += ["--num_processes", str(processes), str(script), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def written(folder: Path, text: str) -> Path:
+    script = folder / "script.py"
+    script.write_text(text, encoding="utf-8")
+    return script
 
 
 def test_two_processes_make_the_adapter_of_one(tmp_path: Path, tiny_model_dir: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(TRAIN, encoding="utf-8")
+    script = written(tmp_path, TRAIN)
     for processes in (1, 2):
         done = launch(script, str(tiny_model_dir), str(tmp_path / f"on{processes}"), processes=processes)
         assert done.returncode == 0, done.stderr[-3000:]
     for objective in ("sft", "dpo", "kto"):
-        one, two = (
-            load_file(tmp_path / f"on{n}" / objective / "adapter" / "adapter_model.safetensors") for n in (1, 2)
-        )
-        change = relative_difference(updates(one), updates(two))
-        factors = relative_difference(one, two)
-        print(f"{objective}: relative difference of the updates {change:.1e}, of the factors {factors:.1e}")
-        assert change <= 1e-4, objective
-        assert factors <= 1e-4, objective
+        for night in ("first", "second"):
+            one, two = (weights_of(tmp_path / f"on{n}" / objective / night / "adapter") for n in (1, 2))
+            change = relative_difference(updates(one), updates(two))
+            factors = relative_difference(one, two)
+            print(f"{objective}, {night}: relative difference of updates {change:.1e}, of factors {factors:.1e}")
+            assert change <= 1e-4, (objective, night)
+            assert factors <= 1e-4, (objective, night)
         names = (tmp_path / "on2" / f"{objective}.names").read_text(encoding="utf-8").split()
         assert {"manifest.json", "rng_state_0.pth", "rng_state_1.pth"} <= set(names)
 
 
-def updates(adapter: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """B A of every module."""
-    pairs = {name: name.replace("lora_A", "lora_B") for name in adapter if "lora_A" in name}
-    return {a: adapter[b] @ adapter[a] for a, b in pairs.items()}
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Callable[[Path, int, str], list[str]]:
+    script = written(tmp_path_factory.mktemp("two"), SLOW)
+
+    def command(out: Path, last: int, who: str) -> list[str]:
+        return launch_command(script, str(tiny_model_dir), str(out), str(last), who, processes=2)
+
+    return command
 
 
-def relative_difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
-    """||one - two|| / ||one|| over all tensors together."""
-    gap = sum((one[name] - two[name]).square().sum().item() for name in one)
-    return float((gap / sum(tensor.square().sum().item() for tensor in one.values())) ** 0.5)
+@pytest.fixture(scope="module")
+def whole(
+    two: Callable[[Path, int, str], list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run(two(out, 0, "nobody"), env=launch_environment(), check=True, capture_output=True, timeout=300)
+    return weights_of(out / "adapter")
+
+
+@pytest.mark.parametrize("who", ["alone", "all"])
+def test_processes_that_are_told_to_end_stop_together_and_go_on_together(
+    who: str, two: Callable[[Path, int, str], list[str]], whole: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    out, environment = tmp_path / "cut", launch_environment()
+    job = subprocess.Popen(two(out, 7, who), env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while who == "all" and job.poll() is None:
+        if (tmp_path / "cut.now").exists():
+            job.terminate()  # the launcher passes it on to every process
+            break
+        time.sleep(0.05)
+    _, said = job.communicate(timeout=300)
+    assert job.returncode != 0
+    (checkpoint,) = (out / "phase0-sft").glob("checkpoint-*")
+    step = int(checkpoint.name.removeprefix("checkpoint-"))
+    assert step in (7, 8, 9)
+    assert said.count(f"sft: told to end, stopped after step {step} of 20 with a checkpoint.") == 2, said[-3000:]
+    verify_folder(checkpoint)
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in checkpoint.iterdir()}
+    again = subprocess.run(two(out, 0, "nobody"), env=environment, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr[-3000:]
+    found = weights_of(out / "adapter")
+    assert all(torch.equal(whole[name], found[name]) for name in whole)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from incremental_llm.adapters.lora import LoraAdapter
 from incremental_llm.training.regularizers.factors import lora_layers
 
 _RELATIVE_RANK = 1e-4  # directions with a smaller share of the largest singular value are rounding
+_ROUNDING = 1e-12  # a smaller share of A is rounding too, but Adam would scale its gradient up to a whole step
 
 
 class Orthogonality:
@@ -38,8 +39,8 @@ class Orthogonality:
         """weight * mean of ||A Q||^2 / ||A||^2; 0 where no layer was adapted before."""
         if not self._layers:
             return torch.zeros(())
-        shares = [(A_RI @ Q_IE).square().sum() / A_RI.square().sum() for A_RI, Q_IE in self._layers]
-        return self._weight * torch.stack(shares).mean()
+        shares_L = torch.stack([(A_RI @ Q_IE).square().sum() / A_RI.square().sum() for A_RI, Q_IE in self._layers])
+        return self._weight * shares_L.where(shares_L > _ROUNDING, 0.0).mean()
 
     @torch.no_grad()
     def start_outside(self) -> None:
