@@ -85,11 +85,11 @@ def previous_policy(peft_model: Any, start: dict[str, torch.Tensor] | None) -> I
             yield
         return
     now = trained_values(peft_model)
-    _set(peft_model, start)
+    set_values(peft_model, start)
     try:
         yield
     finally:
-        _set(peft_model, now)
+        set_values(peft_model, now)
 
 
 def trained_values(peft_model: Any) -> dict[str, torch.Tensor]:
@@ -98,7 +98,8 @@ def trained_values(peft_model: Any) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _set(peft_model: Any, values: dict[str, torch.Tensor]) -> None:
+def set_values(peft_model: Any, values: dict[str, torch.Tensor]) -> None:
+    """Give the parameters named the values that `trained_values` copied."""
     for name, parameter in peft_model.named_parameters():
         if name in values:
             parameter.copy_(values[name])

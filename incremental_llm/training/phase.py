@@ -64,7 +64,7 @@ _TERMS = ("anchor_kl", "replay_kl", "dark", "ewc", "orthogonal")
 
 @dataclass(frozen=True)
 class PhaseContext:
-    """What all phases of an increment share."""
+    """What all phases of an increment share. Without `checkpoints` nothing is written, and a cut phase is lost."""
 
     model: Any
     tokenizer: Any
@@ -73,6 +73,7 @@ class PhaseContext:
     regularizers: Regularizers = field(default_factory=Regularizers)
     progress: Progress = lambda what, done, total, loss: None
     interruption: Interruption = field(default_factory=Interruption)
+    checkpoints: bool = True
 
 
 def run_phase(
@@ -124,7 +125,7 @@ def _trained(context: PhaseContext, plan: PhasePlan, folder: Path, micro: int, m
     """The phase's trainer after its last step."""
     phase, model = plan.settings, context.model
     trainer_class = TRAINERS[phase.objective]
-    config = trainer_class.config(**_arguments(plan, context.settings, folder, micro))
+    config = trainer_class.config(**_arguments(plan, context, folder, micro))
     trainer = trainer_class(
         model=model,
         args=config,
@@ -193,8 +194,8 @@ def _forget_failed_try(model: Any, start: dict[str, torch.Tensor]) -> None:
         torch.cuda.empty_cache()
 
 
-def _arguments(plan: PhasePlan, settings: TrainingSettings, folder: Path, micro: int) -> dict[str, Any]:
-    phase = plan.settings
+def _arguments(plan: PhasePlan, context: PhaseContext, folder: Path, micro: int) -> dict[str, Any]:
+    phase, settings = plan.settings, context.settings
     processes = PartialState().num_processes
     accumulation, rest = divmod(phase.batch_size, micro * processes)
     if rest or accumulation < 1:
@@ -219,7 +220,7 @@ def _arguments(plan: PhasePlan, settings: TrainingSettings, folder: Path, micro:
         "gradient_checkpointing": None,  # TRL turns this deprecated alias on by default
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
-        "save_strategy": "steps",
+        "save_strategy": "steps" if context.checkpoints else "no",
         "save_steps": settings.save_steps,
         "save_total_limit": 2,
         "report_to": "none",

@@ -26,7 +26,10 @@ class AnchorShare:
 
 
 class Anchor:
-    """Anchor conversations with the teacher's distributions at every position that has a next token."""
+    """Anchor conversations with the teacher's distributions at every position that has a next token.
+
+    `seed` is that of the order in which steps take the rows.
+    """
 
     def __init__(
         self, rows: Sequence[Row], *, weight: float, rows_per_step: int, seed: int, top_k: int | None = None
@@ -38,7 +41,7 @@ class Anchor:
         self.rows = [Row(row[:shared], row[shared:]) for row in tokens]
         self.weight = weight
         self.rows_per_step = min(rows_per_step, len(rows))
-        self._seed = seed
+        self.seed = seed
         self._teacher = teacher_of(self.rows, top_k)
 
     def remember_teacher(self, model: Any, autocast: Any) -> None:
@@ -76,7 +79,7 @@ class Anchor:
         chosen = []
         for position in range(first, first + self.rows_per_step):
             lap, offset = divmod(position, len(self.rows))
-            order = random.Random(f"{self._seed}:{lap}").sample(range(len(self.rows)), len(self.rows))
+            order = random.Random(f"{self.seed}:{lap}").sample(range(len(self.rows)), len(self.rows))
             chosen.append(order[offset])
         return chosen
 
