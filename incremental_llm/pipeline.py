@@ -19,7 +19,7 @@ from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Conversation, as_dicts, canonical_json, json_digest
 from incremental_llm.claims import KEPT, LEARNED, Claim, claim_of, fresh
 from incremental_llm.config import RunConfig
-from incremental_llm.dataset import USED, AcceptedCorrection, CompiledDataset, SuiteIndex
+from incremental_llm.dataset import USED, AcceptedCorrection, CompiledDataset, Example, SuiteIndex
 from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import EvaluationReport, Suite, all_questions
 from incremental_llm.evaluation.corrections import untestable
@@ -154,7 +154,7 @@ def judge_increment(
     write_json(folder / "mixture.json", mixture.model_dump(mode="json"))
     progress(mixture.sentence, 1, 1, None)
     clock.lap("measure production")
-    anchors, spared = _anchors(measured, todo, run.everyday, config, dataset, asked)
+    anchors, spared = everyday_anchors(measured, todo, run.everyday, config, dataset.examples, asked)
     measured.release()
     with run.pinned():
         training = train(
@@ -326,18 +326,18 @@ def _users(event: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(event[key]) for key in ("user", "reviewer") if event.get(key))
 
 
-def _anchors(
+def everyday_anchors(
     measured: Measurement,
     todo: Pending,
     prompts: Sequence[Conversation],
     config: RunConfig,
-    dataset: CompiledDataset,
+    examples: Sequence[Example],
     asked: Sequence[str],
 ) -> tuple[list[tuple[Conversation, str]], str]:
     """Everyday prompts with the anchor teacher's own answers, kept beside its evaluations; and what was left out.
 
-    The anchor would hold the old answer against a correction, so a prompt that feedback is about is none tonight; nor
-    is one that a suite asks, which would then measure what it was trained on.
+    The anchor would hold the old answer against a correction, so a prompt that one of the `examples` is about is none
+    tonight; nor is one that a suite asks, which would then measure what it was trained on.
     """
     settings = config.training.anchor
     if settings.weight == 0:
@@ -351,7 +351,7 @@ def _anchors(
         teacher, "anchors", key, lambda: measured.answers(teacher, prompts, settings.max_new_tokens, who)
     )
     answered = zip(prompts, answers, strict=True)
-    taught = (example.prompt[-1].content for example in dataset.examples)
+    taught = (example.prompt[-1].content for example in examples)
     index = SuiteIndex((*asked, *taught), config.compile.suite_similarity)
     anchors = [(prompt, answer) for prompt, answer in answered if prompt[-1].content not in index]
     if not anchors:

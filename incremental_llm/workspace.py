@@ -42,6 +42,7 @@ from incremental_llm.runs import Run, next_run
 if TYPE_CHECKING:
     from incremental_llm.evaluation.measure import Measurement
     from incremental_llm.handoff import ExportReport
+    from incremental_llm.online_run import OnlineRun
     from incremental_llm.pipeline import Progress, RunOutcome
 
 
@@ -210,6 +211,29 @@ class Workspace:
         """
         with exclusive(self.config.workspace):
             return self._run(progress, train)
+
+    def online(self, out: Path, *, batch: int = 4, steps: int = 8, progress: Progress = silent) -> OnlineRun:
+        """What learning at once makes of the pending feedback, `batch` pieces at a time; nothing is promoted.
+
+        Raises:
+            NothingToTrainError: no new feedback, or none of it could be used.
+            WorkspaceBusyError: another run holds the workspace.
+        """
+        from incremental_llm.online_run import run_online
+
+        with exclusive(self.config.workspace):
+            return run_online(
+                registry=self.registry,
+                store=self.store,
+                config=self.config,
+                base=self.base,
+                suites=self.suites(),
+                workspace=self.config.workspace,
+                batch=batch,
+                steps=steps,
+                out=out,
+                progress=progress,
+            )
 
     def evaluate(
         self, ref: str | int = "production", suites: Sequence[str] | None = None, progress: Progress = silent
