@@ -1,0 +1,235 @@
+"""One run of a continual-learning benchmark: a method through an order of tasks, or a bound. Each continues if killed.
+
+    out/<run>/increment1/ ...      the product's own run folder of an increment, removed when the run is finished
+    out/<run>/version1.json ...    what that increment took, and what was right after it
+    out/<run>/run.json             the finished run; read, and not run again
+
+A folder that another plan, base or data began is refused: its figures would be of something else.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from continual_plan import Method, Setting, settings_of
+from continual_tasks import Task, outcomes
+
+from incremental_llm.adapters.load import DTYPES, load_stack, native_dtype
+from incremental_llm.artifacts import write_json
+from incremental_llm.base_models import ResolvedBase
+from incremental_llm.chat import Conversation
+from incremental_llm.dataset.examples import SftExample
+from incremental_llm.errors import InputError
+from incremental_llm.evaluation.generate import greedy_answers
+from incremental_llm.replay import ReplayBuffer, anchor_prompts, mix
+from incremental_llm.training.increment import train_increment
+from incremental_llm.training.settings import TrainingSettings
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs of a command share."""
+
+    base: ResolvedBase
+    tokenizer: Any
+    tasks: Mapping[str, Task]
+    setting: Setting
+    out: Path
+    say: Say = lambda line: None
+
+    @property
+    def dtype(self) -> str:
+        """What models are measured in: what they are trained in."""
+        return settings_of(self.setting, Method(), seed=0).at_dtype(native_dtype()).dtype
+
+    def outcomes(self, adapters: Sequence[Path], tasks: Sequence[str], part: str = "test") -> dict[str, list[int]]:
+        rows = self.setting.dev_rows if part == "dev" else self.setting.test_rows
+        wanted = [self.tasks[name] for name in tasks]
+        return outcomes(self.base.folder, adapters, self.dtype, self.tokenizer, wanted, part, rows)
+
+    def rows(self, task: str, seed: int) -> list[SftExample]:
+        return self.tasks[task].training_rows(self.setting.train_rows, seed)
+
+
+def base_outcomes(bench: Bench) -> dict[str, list[int]]:
+    """What the base model answers rightly, measured once."""
+    identity = _identity(bench, list(bench.tasks), None, {})
+
+    def run(_folder: Path) -> dict[str, Any]:
+        return {"right": bench.outcomes([], list(bench.tasks))}
+
+    right: dict[str, list[int]] = _once(bench, "base", identity, run)["right"]
+    return right
+
+
+def sequence(bench: Bench, name: str, method: Method, order: Sequence[str], label: str, seed: int) -> dict[str, Any]:
+    """A method through the tasks in their order, every task measured after every increment.
+
+    Returns:
+        {"versions": [one an increment: "task", "seconds", "cpu_seconds", "steps", "tokens", "replayed", "right"]}
+    """
+    settings = settings_of(bench.setting, method, seed=seed)
+    told = {"method": name, "order": list(order), "replay": method.replay.model_dump(mode="json")}
+
+    def run(folder: Path) -> dict[str, Any]:
+        buffer, stack, versions = ReplayBuffer(capacity=method.replay.capacity), [], []
+        for number, task in enumerate(order, 1):
+            new = bench.rows(task, seed)
+            mixture = mix(new, buffer, method.replay, seed)
+            examples = [row.example for row in mixture.rows]
+            replayed = {row.example.id for row in mixture.rows if row.origin == "replay"}
+            stack, version = _increment(bench, stack, examples, replayed, settings, folder, number, list(order))
+            version |= {"task": task, "replayed": len(replayed)}
+            versions.append(version)
+            bench.say(f"{name}, order {label}, seed {seed}: {number} {task}, {_said(version)}")
+            buffer = buffer.updated(new, number, seed)
+        return {"versions": versions}
+
+    identity = _identity(bench, order, settings, told)
+    return _once(bench, f"{name}/order{label}-seed{seed}", identity, run)
+
+
+def single(bench: Bench, task: str, seed: int) -> dict[str, Any]:
+    """A task alone: one increment of the base, measured on its own test rows."""
+    settings = settings_of(bench.setting, Method(), seed=seed)
+
+    def run(folder: Path) -> dict[str, Any]:
+        _, version = _increment(bench, [], bench.rows(task, seed), (), settings, folder, 1, [task])
+        bench.say(f"single, seed {seed}: {task}, {_said(version)}")
+        return version
+
+    return _once(bench, f"single/{task}-seed{seed}", _identity(bench, [task], settings, {}), run)
+
+
+def together(bench: Bench, candidate: int, seed: int) -> dict[str, Any]:
+    """The multi-task bound with one of the setting's candidates: all tasks' rows as one increment; dev and test."""
+    tasks = list(bench.tasks)
+    settings = settings_of(bench.setting, Method(), seed=seed, **bench.setting.mtl[candidate])
+
+    def run(folder: Path) -> dict[str, Any]:
+        rows = [row for task in tasks for row in bench.rows(task, seed)]
+        stack, version = _increment(bench, [], rows, (), settings, folder, 1, tasks)
+        version["dev"] = bench.outcomes(stack, tasks, "dev")
+        bench.say(f"mtl, candidate {candidate}, seed {seed}: {_said(version)}; dev {mean_share(version['dev']):.3f}")
+        return version
+
+    return _once(bench, f"mtl/candidate{candidate}-seed{seed}", _identity(bench, tasks, settings, {}), run)
+
+
+def mean_share(right: Mapping[str, Sequence[int]]) -> float:
+    """The mean over tasks of the share of right answers."""
+    return sum(sum(answers) / len(answers) for answers in right.values()) / len(right)
+
+
+def _increment(
+    bench: Bench,
+    stack: Sequence[Path],
+    examples: Sequence[SftExample],
+    replayed: Any,
+    settings: TrainingSettings,
+    folder: Path,
+    number: int,
+    measured: list[str],
+) -> tuple[list[Path], dict[str, Any]]:
+    """Train an increment and measure the stack; or take up what an earlier, killed run has of it."""
+    work, kept = folder / f"increment{number}", folder / f"version{number}.json"
+    cpu = time.process_time()
+    result = train_increment(
+        base_folder=bench.base.folder,
+        adapter_folders=stack,
+        examples=examples,
+        anchors=_anchors(bench, stack, settings),
+        settings=settings,
+        out=work,
+        progress=_quarters(bench, f"{folder.relative_to(bench.out)}: increment {number}"),
+        **({"replayed": replayed} if "replayed" in inspect.signature(train_increment).parameters else {}),
+    )
+    grown = [*stack[: len(stack) - getattr(result, "replaces", 0)], result.adapter]
+    if kept.is_file():
+        return grown, json.loads(kept.read_text(encoding="utf-8"))
+    version = {
+        "examples": len(examples),
+        "steps": sum(phase.steps for phase in result.phases),
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "cpu_seconds": time.process_time() - cpu,  # since this process took it up: on a shared machine it says more
+        "right": bench.outcomes(grown, measured),
+    }
+    write_json(kept, version)
+    return grown, version
+
+
+def _quarters(bench: Bench, name: str) -> Callable[[str, int, int, float | None], None]:
+    """Says how far training is, four times a phase."""
+
+    def progress(what: str, done: int, total: int, loss: float | None) -> None:
+        if loss is not None and done % max(1, total // 4) == 0:
+            bench.say(f"{name}, {what}: step {done} of {total}, loss {loss:.2f}")
+
+    return progress
+
+
+def _anchors(bench: Bench, stack: Sequence[Path], settings: TrainingSettings) -> list[tuple[Conversation, str]]:
+    """Everyday prompts with the answers of the anchor's teacher; none where the anchor is off."""
+    told = settings.anchor
+    if told.weight == 0:
+        return []
+    prompts = anchor_prompts(Path(told.prompts) if told.prompts else None)
+    teacher = [] if told.teacher == "base" else stack
+    model = load_stack(bench.base.folder, teacher, dtype=DTYPES[bench.dtype])
+    answers = greedy_answers(model, bench.tokenizer, prompts, max_new_tokens=told.max_new_tokens)
+    return [(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True) if answer]
+
+
+def _said(version: Mapping[str, Any]) -> str:
+    scores = ", ".join(f"{task} {sum(r) / len(r):.2f}" for task, r in version["right"].items())
+    return f"{version['steps']} steps in {version['seconds']:.0f} s ({version['cpu_seconds']:.0f} s of CPU): {scores}"
+
+
+def _identity(bench: Bench, tasks: Sequence[str], settings: TrainingSettings | None, told: Mapping[str, Any]) -> Any:
+    sizes = bench.setting.model_dump(include={"train_rows", "dev_rows", "test_rows", "input_tokens"})
+    identity = {
+        "base": bench.base.ref.digest,
+        "dtype": bench.dtype,
+        "data": {task: bench.tasks[task].digest for task in tasks},
+        "sizes": sizes,
+        "settings": settings.model_dump(mode="json", exclude_defaults=True) if settings else None,
+        **told,
+    }
+    return json.loads(json.dumps(identity))
+
+
+def _once(bench: Bench, name: str, identity: Any, run: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What `run` gives, from run.json if it was run before; its increments' folders are removed at the end.
+
+    Raises:
+        InputError: the folder was begun with something else.
+    """
+    folder = bench.out / name
+    begun, finished = folder / "identity.json", folder / "run.json"
+    if begun.is_file():
+        before = json.loads(begun.read_text(encoding="utf-8"))
+        changed = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
+        if changed:
+            raise InputError(
+                f"{folder}: was begun with another {', '.join(changed)}. Give another --out, or remove the folder."
+            )
+    else:
+        write_json(begun, identity)
+    if finished.is_file():
+        found: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+        return found
+    result = run(folder)
+    write_json(finished, result)
+    for increment in folder.glob("increment*"):
+        shutil.rmtree(increment)
+    return result
