@@ -9,7 +9,6 @@ A folder that another plan, base or data began is refused: its figures would be 
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import time
@@ -151,9 +150,9 @@ def _increment(
         settings=settings,
         out=work,
         progress=_quarters(bench, f"{folder.relative_to(bench.out)}: increment {number}"),
-        **({"replayed": replayed} if "replayed" in inspect.signature(train_increment).parameters else {}),
+        replayed=replayed,
     )
-    grown = [*stack[: len(stack) - getattr(result, "replaces", 0)], result.adapter]
+    grown = [*stack[: len(stack) - result.replaces], result.adapter]
     if kept.is_file():
         return grown, json.loads(kept.read_text(encoding="utf-8"))
     version = {

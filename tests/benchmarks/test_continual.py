@@ -33,7 +33,7 @@ PLAN: dict[str, Any] = {
     },
     "methods": {
         "plain": {},
-        "default": {"training": {"lora": {"alpha": 8}}, "replay": {"ratio": 0.2}},
+        "default": {"training": {"growth": "continue"}, "replay": {"ratio": 0.2}},
     },
 }
 
@@ -195,3 +195,14 @@ def test_metrics_are_those_of_the_matrix(scripts: Any) -> None:
     assert figures["op_over_mtl"] == pytest.approx(0.75 / 0.8)
     assert figures["bwt"] == (-50.0 + 0.0) / 2
     assert figures["seconds_default_1"] == 3.0
+
+
+def test_every_method_of_the_plan_is_settings_that_training_knows(scripts: Any) -> None:
+    plans = scripts("continual_plan")
+    plan = plans.read_plan(BENCHMARKS / "continual.yaml")
+    assert {"sequential", "ewc", "olora", "replay_2", "replay_10", "default"} <= plan.methods.keys()
+    for setting in plan.settings.values():
+        for method in plan.methods.values():
+            plans.settings_of(setting, method, seed=0)
+        for candidate in setting.mtl:
+            plans.settings_of(setting, plans.Method(), seed=0, **candidate)
