@@ -1,10 +1,11 @@
 """One run of a continual-learning benchmark: a method through an order of tasks, or a bound. Each continues if killed.
 
-    out/<run>/increment1/ ...      the product's own run folder of an increment, removed when the run is finished
-    out/<run>/version1.json ...    what that increment took, and what was right after it
-    out/<run>/run.json             the finished run; read, and not run again
+    out/<run>/run.json             a finished run; read, and not run again
+    out/increments/<digest>/       an increment and what was right after it, by all that makes it what it is
 
-A folder that another plan, base or data began is refused: its figures would be of something else.
+Runs that begin alike share their increments: methods that differ in replay alone have the same first one, orders that
+begin with the same tasks share these. When all is run, `increments` may be removed; it holds the adapters. A run that
+was begun with another plan, base or data is refused: its figures would be of something else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from continual_plan import Method, Setting, settings_of
 from continual_tasks import Task, outcomes
 
 from incremental_llm.adapters.load import DTYPES, load_stack, native_dtype
-from incremental_llm.artifacts import write_json
+from incremental_llm.artifacts import verify_folder, write_json
 from incremental_llm.base_models import ResolvedBase
-from incremental_llm.chat import Conversation
+from incremental_llm.chat import Conversation, json_digest
 from incremental_llm.dataset.examples import SftExample
 from incremental_llm.errors import InputError
 from incremental_llm.evaluation.generate import greedy_answers
@@ -63,7 +64,7 @@ def base_outcomes(bench: Bench) -> dict[str, list[int]]:
     """What the base model answers rightly, measured once."""
     identity = _identity(bench, list(bench.tasks), None, {})
 
-    def run(_folder: Path) -> dict[str, Any]:
+    def run() -> dict[str, Any]:
         return {"right": bench.outcomes([], list(bench.tasks))}
 
     right: dict[str, list[int]] = _once(bench, "base", identity, run)["right"]
@@ -79,17 +80,17 @@ def sequence(bench: Bench, name: str, method: Method, order: Sequence[str], labe
     settings = settings_of(bench.setting, method, seed=seed)
     told = {"method": name, "order": list(order), "replay": method.replay.model_dump(mode="json")}
 
-    def run(folder: Path) -> dict[str, Any]:
+    def run() -> dict[str, Any]:
         buffer, stack, versions = ReplayBuffer(capacity=method.replay.capacity), [], []
         for number, task in enumerate(order, 1):
             new = bench.rows(task, seed)
             mixture = mix(new, buffer, method.replay, seed)
             examples = [row.example for row in mixture.rows]
             replayed = {row.example.id for row in mixture.rows if row.origin == "replay"}
-            stack, version = _increment(bench, stack, examples, replayed, settings, folder, number, list(order))
-            version |= {"task": task, "replayed": len(replayed)}
-            versions.append(version)
-            bench.say(f"{name}, order {label}, seed {seed}: {number} {task}, {_said(version)}")
+            said = f"{name}, order {label}, seed {seed}: {number} {task}"
+            stack, version = _increment(bench, stack, examples, replayed, settings, order, said)
+            versions.append(version | {"task": task})
+            bench.say(f"{said}, {_said(version)}")
             buffer = buffer.updated(new, number, seed)
         return {"versions": versions}
 
@@ -101,9 +102,11 @@ def single(bench: Bench, task: str, seed: int) -> dict[str, Any]:
     """A task alone: one increment of the base, measured on its own test rows."""
     settings = settings_of(bench.setting, Method(), seed=seed)
 
-    def run(folder: Path) -> dict[str, Any]:
-        _, version = _increment(bench, [], bench.rows(task, seed), (), settings, folder, 1, [task])
-        bench.say(f"single, seed {seed}: {task}, {_said(version)}")
+    def run() -> dict[str, Any]:
+        said = f"single, seed {seed}: {task}"
+        rows = mix(bench.rows(task, seed), ReplayBuffer(), Method().replay, seed).rows  # as in a method's first night
+        _, version = _increment(bench, [], [row.example for row in rows], (), settings, [task], said)
+        bench.say(f"{said}, {_said(version)}")
         return version
 
     return _once(bench, f"single/{task}-seed{seed}", _identity(bench, [task], settings, {}), run)
@@ -114,11 +117,12 @@ def together(bench: Bench, candidate: int, seed: int) -> dict[str, Any]:
     tasks = list(bench.tasks)
     settings = settings_of(bench.setting, Method(), seed=seed, **bench.setting.mtl[candidate])
 
-    def run(folder: Path) -> dict[str, Any]:
+    def run() -> dict[str, Any]:
         rows = [row for task in tasks for row in bench.rows(task, seed)]
-        stack, version = _increment(bench, [], rows, (), settings, folder, 1, tasks)
+        said = f"mtl, candidate {candidate}, seed {seed}"
+        stack, version = _increment(bench, [], rows, (), settings, tasks, said)
         version["dev"] = bench.outcomes(stack, tasks, "dev")
-        bench.say(f"mtl, candidate {candidate}, seed {seed}: {_said(version)}; dev {mean_share(version['dev']):.3f}")
+        bench.say(f"{said}: {_said(version)}; dev {mean_share(version['dev']):.3f}")
         return version
 
     return _once(bench, f"mtl/candidate{candidate}-seed{seed}", _identity(bench, tasks, settings, {}), run)
@@ -133,38 +137,49 @@ def _increment(
     bench: Bench,
     stack: Sequence[Path],
     examples: Sequence[SftExample],
-    replayed: Any,
+    replayed: Collection[str],
     settings: TrainingSettings,
-    folder: Path,
-    number: int,
-    measured: list[str],
+    measured: Sequence[str],
+    name: str,
 ) -> tuple[list[Path], dict[str, Any]]:
-    """Train an increment and measure the stack; or take up what an earlier, killed run has of it."""
-    work, kept = folder / f"increment{number}", folder / f"version{number}.json"
-    cpu = time.process_time()
+    """Train an increment and measure the stack on test; or take up what an earlier run has of the same one."""
+    made_of = {
+        "base": bench.base.ref.digest,
+        "stack": [verify_folder(adapter) for adapter in stack],
+        "examples": [example.model_dump(mode="json") for example in examples],
+        "replayed": sorted(replayed),
+        "settings": settings.at_dtype(bench.dtype).model_dump(mode="json", exclude_defaults=True),
+    }
+    folder = bench.out / "increments" / json_digest(made_of)[:16]
+    kept, cpu = folder / "version.json", time.process_time()
     result = train_increment(
         base_folder=bench.base.folder,
         adapter_folders=stack,
         examples=examples,
         anchors=_anchors(bench, stack, settings),
         settings=settings,
-        out=work,
-        progress=_quarters(bench, f"{folder.relative_to(bench.out)}: increment {number}"),
+        out=folder,
+        progress=_quarters(bench, name),
         replayed=replayed,
     )
     grown = [*stack[: len(stack) - result.replaces], result.adapter]
-    if kept.is_file():
-        return grown, json.loads(kept.read_text(encoding="utf-8"))
-    version = {
+    version: dict[str, Any] = {
         "examples": len(examples),
+        "replayed": len(replayed),
         "steps": sum(phase.steps for phase in result.phases),
         "tokens": result.tokens,
         "seconds": result.seconds,
-        "cpu_seconds": time.process_time() - cpu,  # since this process took it up: on a shared machine it says more
-        "right": bench.outcomes(grown, measured),
+        "cpu_seconds": time.process_time() - cpu,  # of this process: on a shared machine it says more
+        "right": {},
     }
-    write_json(kept, version)
-    return grown, version
+    if kept.is_file():
+        version = json.loads(kept.read_text(encoding="utf-8"))
+    if missing := [task for task in measured if task not in version["right"]]:
+        version["right"] |= bench.outcomes(grown, missing)
+        write_json(kept, version)
+    for phase in folder.glob("phase*"):
+        shutil.rmtree(phase)
+    return grown, version | {"right": {task: version["right"][task] for task in measured}}
 
 
 def _quarters(bench: Bench, name: str) -> Callable[[str, int, int, float | None], None]:
@@ -172,7 +187,7 @@ def _quarters(bench: Bench, name: str) -> Callable[[str, int, int, float | None]
 
     def progress(what: str, done: int, total: int, loss: float | None) -> None:
         if loss is not None and done % max(1, total // 4) == 0:
-            bench.say(f"{name}, {what}: step {done} of {total}, loss {loss:.2f}")
+            bench.say(f"{name}: {what}, step {done} of {total}, loss {loss:.2f}")
 
     return progress
 
@@ -207,8 +222,8 @@ def _identity(bench: Bench, tasks: Sequence[str], settings: TrainingSettings | N
     return json.loads(json.dumps(identity))
 
 
-def _once(bench: Bench, name: str, identity: Any, run: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """What `run` gives, from run.json if it was run before; its increments' folders are removed at the end.
+def _once(bench: Bench, name: str, identity: Any, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `run` gives, from run.json if it was run before.
 
     Raises:
         InputError: the folder was begun with something else.
@@ -227,8 +242,6 @@ def _once(bench: Bench, name: str, identity: Any, run: Callable[[Path], dict[str
     if finished.is_file():
         found: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
         return found
-    result = run(folder)
+    result = run()
     write_json(finished, result)
-    for increment in folder.glob("increment*"):
-        shutil.rmtree(increment)
     return result

@@ -110,7 +110,6 @@ def test_methods_and_bounds_become_figures_tables_and_heat_maps_and_are_run_once
     assert [version["task"] for version in versions] == ["colour", "size"]
     assert [version["replayed"] for version in versions] == [0, 8]  # all of the buffer: `minimum` is more
     assert all(len(right) == 3 for version in versions for right in version["right"].values())
-    assert not list((tmp_path / "out").rglob("adapter_model.safetensors"))
 
     monkeypatch.setattr(importlib.import_module("continual_runs"), "train_increment", lambda **_: pytest.fail("again"))
     assert bench(*only)[1] == figures
@@ -130,7 +129,7 @@ def test_a_killed_run_continues_to_the_same_end(
     with monkeypatch.context() as patch:
         patch.setattr(runs, "train_increment", counted)
         assert bench(*only)[0] == 130
-    assert (tmp_path / "out/cpu/default/order1-seed0/increment1/adapter").is_dir()
+    assert len(list((tmp_path / "out/cpu/increments").glob("*/adapter/adapter_model.safetensors"))) == 1
     assert bench(*only)[0] == 0
     continued = run_of(tmp_path, "default/order1-seed0")["versions"]
     assert continued[0]["tokens"] > 0
@@ -141,9 +140,12 @@ def test_a_killed_run_continues_to_the_same_end(
     assert [(v["right"], v["tokens"]) for v in whole] == [(v["right"], v["tokens"]) for v in continued]
 
 
-def test_a_run_of_another_plan_is_refused(bench: Any) -> None:
-    only = ("--methods=plain", "--orders=1")
+def test_runs_that_begin_alike_share_increments_and_another_plan_is_refused(bench: Any, tmp_path: Path) -> None:
+    only = ("--methods=plain,single", "--orders=1")
     assert bench(*only)[0] == 0
+    assert len(list((tmp_path / "out/cpu/increments").iterdir())) == 3  # colour, size after it, size alone
+    single = run_of(tmp_path, "single/colour-seed0")
+    assert single["right"]["colour"] == run_of(tmp_path, "plain/order1-seed0")["versions"][0]["right"]["colour"]
     method = {"plain": {"phase": {"epochs": 2}}}
     code, _, printed = bench(*only, plan=PLAN | {"methods": method})
     assert code == 2
