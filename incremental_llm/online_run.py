@@ -139,9 +139,9 @@ def run_online(
         now = replace(todo, events=part, context=context, changes=changes, accepted=accepted, buffer=trainer.buffer)
         dataset = compile_pending(now, config, asked, trainer.tokenizer)
         replay = replayable(now, dataset, config, asked)
-        trainer.buffer = replay.kept
         changes = (*changes, *authorised(part, config))
         ended = dataset.superseded | now.superseded
+        trainer.keep(replay.kept, ended)
         accepted = (*still_true(accepted, ended), *dataset.corrections)
         examples = (*(e for e in waiting if ended.isdisjoint(e.sources)), *dataset.examples)
         try:

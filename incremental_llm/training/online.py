@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,7 @@ class OnlineTrainer:
         self.buffer = buffer or ReplayBuffer()
         self.tokenizer = load_tokenizer(base_folder)
         self.updates = 0
+        self._taken: list[Example] = []
         self._replay = replay or ReplaySettings()
         self._increment = 1 + max((i for counts in self.buffer.seen.values() for i in counts), default=0)
         self._base_name = base_folder.name
@@ -162,8 +163,8 @@ class OnlineTrainer:
             raise
         self._moments = moments
         self.updates += 1
-        self.buffer = self.buffer.updated(examples, self._increment, self.settings.seed)  # an increment of its own
-        self._increment += 1
+        self._taken += examples
+        self.buffer = self._older().updated(self._taken, self._increment, self.settings.seed)
         report = UpdateReport(
             number=self.updates,
             examples=len(examples),
@@ -174,6 +175,21 @@ class OnlineTrainer:
         )
         self._done.append(report)
         return report
+
+    def keep(self, kept: ReplayBuffer, ended: Collection[str] = ()) -> None:
+        """Rehearse `kept` from now on, the buffer less what is no longer true, and nothing that stands on events `ended`."""
+        gone = {item.example.id for item in self.buffer.items} - {item.example.id for item in kept.items}
+        self.buffer = kept
+        out = frozenset(ended)
+        self._taken = [e for e in self._taken if e.id not in gone and out.isdisjoint(e.sources)]
+
+    def _older(self) -> ReplayBuffer:
+        """The buffer without the updates' examples: together they are one increment, sampled anew each time."""
+        items = tuple(item for item in self.buffer.items if item.increment != self._increment)
+        seen = {
+            kind: {i: n for i, n in counts.items() if i != self._increment} for kind, counts in self.buffer.seen.items()
+        }
+        return self.buffer.model_copy(update={"items": items, "seen": seen})
 
     def _train(
         self,
