@@ -177,7 +177,7 @@ class OnlineTrainer:
         return report
 
     def keep(self, kept: ReplayBuffer, ended: Collection[str] = ()) -> None:
-        """Rehearse `kept` from now on, the buffer less what is no longer true, and nothing that stands on events `ended`."""
+        """Rehearse `kept`, the buffer less what is no longer true, from now on, and nothing from events `ended`."""
         gone = {item.example.id for item in self.buffer.items} - {item.example.id for item in kept.items}
         self.buffer = kept
         out = frozenset(ended)
