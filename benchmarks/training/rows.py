@@ -25,7 +25,7 @@ SHAPES = {
     "kto": Shape("kto"),
     "qlora": Shape("sft", quantization="nf4"),
     "dpo_300_100": Shape("dpo", batch_size=2, lengths=(300, 100), steps=1),
-    "dpo_100_400": Shape("dpo", batch_size=4, lengths=(100, 400), steps=1),
+    "dpo_100_400": Shape("dpo", batch_size=2, lengths=(100, 400), steps=1),
     "uniform": Shape("sft", uniform=72),
 }
 

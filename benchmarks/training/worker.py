@@ -28,7 +28,7 @@ from incremental_llm.base_models import resolve
 from incremental_llm.training.batching import TokenExample
 from incremental_llm.training.settings import LoraSettings, PhaseSettings, TrainingSettings
 
-LEARNING_RATE = 1e-4
+LEARNING_RATE = 2e-5  # of TRL's SFT by default
 
 
 class Gate:

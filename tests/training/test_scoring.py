@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from incremental_llm.adapters import varlen  # noqa: E402
 from incremental_llm.training.batching import Row, pad_rows  # noqa: E402
-from incremental_llm.training.scoring import arrange, attach_labelled_head, pack, row_logps  # noqa: E402
+from incremental_llm.training.scoring import arrange, attach_labelled_head, next_token_logps, pack, row_logps  # noqa: E402
 
 TOKENS = st.lists(st.integers(4, 300), min_size=1, max_size=12).map(tuple)
 ROWS = st.lists(st.builds(Row, TOKENS, TOKENS), min_size=1, max_size=6)
@@ -61,6 +61,15 @@ def test_gradients_of_packed_rows_are_those_of_each_row_alone(model: Any) -> Non
         found.append(gradient)
     assert found[0].abs().max() > 0
     assert torch.allclose(*found, rtol=1e-3, atol=1e-5)
+
+
+def test_log_probabilities_over_a_large_vocabulary_are_exact_to_fp32() -> None:
+    torch.manual_seed(0)
+    logits_NV = 2.5 * torch.randn(60, 50_000) + 12 * torch.nn.functional.one_hot(torch.tensor(7), 50_000)
+    ids_BT = torch.full((1, 60), 7)
+    logps_N = next_token_logps(logits_NV, ids_BT, torch.ones_like(ids_BT, dtype=torch.bool))
+    expected_N = torch.log_softmax(logits_NV.double(), dim=-1)[:, 7]
+    assert (logps_N - expected_N).mean().abs() < 5e-7
 
 
 def rows_of(*lengths: int, shared: int = 0) -> list[tuple[int, ...]]:
