@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from incremental_llm.adapters.allocator import keep_freed_memory
 from incremental_llm.adapters.lora import LoraAdapter, read_adapter
 from incremental_llm.adapters.merge import concatenate, merge_into
+from incremental_llm.adapters.sharding import Sharding
 from incremental_llm.errors import BaseModelError, IntegrityError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -69,12 +70,14 @@ def load_base(
     device: torch.device | None = None,
     quantization: str = "none",
     to_train: bool = False,
+    spread: Sharding | None = None,
 ) -> Any:
     """The base model alone, in evaluation mode, with no parameter trainable.
 
     Args:
         quantization: "none", or "nf4" for 4-bit weights through bitsandbytes (CPU and CUDA).
         to_train: take the attention whose backward is fast; without it, the one whose forward is.
+        spread: leave this process its part of every weight; all processes are to load and to call the model together.
     """
     device = device or default_device()
     if device.type == "cpu":
@@ -92,12 +95,14 @@ def load_base(
         options["device_map"] = {"": device}
     transformers.logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
-    if quantization == "none":
-        model.to(device)
-    else:
-        _keep_one_kernel(model)
     model.requires_grad_(False)
     model.eval()
+    if quantization != "none":
+        _keep_one_kernel(model)
+    elif spread:
+        spread.spread(model, device)
+    else:
+        model.to(device)
     return model
 
 
@@ -117,15 +122,19 @@ def load_stack(
     quantization: str = "none",
     to_train: bool = False,
     frozen: str = "fold",
+    spread: Sharding | None = None,
 ) -> Any:
     """Base and adapters (oldest first) as one plain model that computes what the stack computes.
 
-    `frozen` says how: "fold", "concat" or "live"; over a 4-bit base, fold becomes concat.
+    `frozen` says how: "fold", "concat" or "live"; over a 4-bit base, fold becomes concat. The rest is as in
+    `load_base`. Nothing can be folded into weights that are spread: give the folded model (training/folded.py) as base.
 
     Raises:
         IntegrityError: an adapter that does not fit the base, or holds a non-finite number.
     """
-    model = load_base(base_folder, dtype=dtype, device=device, quantization=quantization, to_train=to_train)
+    model = load_base(
+        base_folder, dtype=dtype, device=device, quantization=quantization, to_train=to_train, spread=spread
+    )
     adapters = [read_adapter(folder) for folder in adapter_folders]
     if not adapters:
         return model

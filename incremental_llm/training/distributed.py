@@ -25,6 +25,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from incremental_llm.adapters.sharding import sharding
 from incremental_llm.errors import IncrementalError, NothingToTrainError
 
 log = logging.getLogger(__name__)
@@ -63,10 +64,12 @@ def run_together(lead: Callable[[Train], int]) -> int:
     An IncrementalError is printed and becomes its exit code. Any other error is raised. Either way the process ends
     with a number other than 0, upon which the launcher ends the rest.
     """
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
     try:
+        sharding()  # before accelerate's state, which would take the model in hand itself
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
         code = _lead(lead) if state.is_main_process else _follow(state.process_index)
     except IncrementalError as error:
+        state = PartialState()
         where = "" if state.num_processes == 1 else f"process {state.process_index}: "
         print(f"error: {where}{error}", file=sys.stderr, flush=True)
         return error.exit_code

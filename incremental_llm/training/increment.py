@@ -22,10 +22,11 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from incremental_llm.adapters.load import load_tokenizer, native_dtype
+from incremental_llm.adapters.sharding import average_adapter_only, sharding
 from incremental_llm.artifacts import is_complete, verify_folder
 from incremental_llm.chat import Conversation
 from incremental_llm.dataset.examples import Example
-from incremental_llm.errors import NothingToTrainError
+from incremental_llm.errors import ConfigError, NothingToTrainError
 from incremental_llm.training import invariants
 from incremental_llm.training.adapter import adapter_in_autocast_dtype, autocast_of, new_adapter
 from incremental_llm.training.batching import Row, TokenExample, tokenize
@@ -55,7 +56,7 @@ from incremental_llm.training.policy import (
     remember_base,
 )
 from incremental_llm.training.regularizers import Regularizers
-from incremental_llm.training.regularizers.stored import write_stored
+from incremental_llm.training.regularizers.stored import estimate_stored
 from incremental_llm.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -99,9 +100,16 @@ def train_increment(
 
     Raises:
         NothingToTrainError: no phase has enough examples.
+        ConfigError: a recipe that cannot be trained on a model that is spread over processes.
         TrainingError: an invariant broke (see invariants.py); nothing of the run is published.
         TrainingInterrupted: told to end by SIGTERM; the same call continues.
     """
+    if sharding() and settings.quantization != "none":
+        raise ConfigError(
+            f"training.quantization: expected none with a model that is spread over processes, found "
+            f"{settings.quantization}. Set it to none, or start with accelerate_config.yaml: then every process holds "
+            "the whole 4-bit base."
+        )
     settings = settings.at_dtype(native_dtype()).after(increments_behind(adapter_folders))
     frozen_before = [verify_folder(folder) for folder in adapter_folders]
     check_same_run(out, base_folder, frozen_before, examples, anchors, settings, replayed)
@@ -167,6 +175,8 @@ def _train(
     penalties, penalty_notes = penalties_of(peft_model, frozen_folders, going_on, adapter_folders, settings)
     start = trained_values(peft_model) if going_on else None
     invariants.check_only_adapter_trains(peft_model)
+    if sharding():
+        average_adapter_only(peft_model)
     frozen = invariants.frozen_digest(peft_model)
     with previous_policy(peft_model, start):
         before_B = invariants.probe_logps(peft_model, probe, autocast)
@@ -229,14 +239,11 @@ def _train(
         increments=1 + (increments_behind([going_on]) if going_on else 0),
     )
     right = [e for kind in kinds.values() for e in kind if e.desirable and e.id in reached]
-
-    def remember(folder: Path) -> None:
-        progress("remembering this increment for the next ones", 0, 1, None)
-        before = adapter_folders[-1] if adapter_folders else None
-        write_stored(folder, peft_model, right, before, settings, autocast, replayed)
-
+    progress("remembering this increment for the next ones", 0, 1, None)
+    before = adapter_folders[-1] if adapter_folders else None
+    stored = estimate_stored(peft_model, right, before, settings, autocast, replayed)
     told = asdict(result) | {"adapter": None}
-    publish(peft_model, result.adapter, base_folder.name, RECORD, told, all_moments, remember)
+    publish(peft_model, result.adapter, base_folder.name, RECORD, told, all_moments, stored)
 
 
 def _consolidated(

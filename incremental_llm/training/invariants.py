@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from incremental_llm.adapters.sharding import own_part, settle
 from incremental_llm.errors import TrainingError
 from incremental_llm.training.batching import Row, pad_rows
 from incremental_llm.training.losses import dpo_losses
@@ -18,12 +19,16 @@ from incremental_llm.training.scoring import row_logps
 
 
 def frozen_digest(model: Any) -> str:
-    """sha256 over the bytes of every parameter and buffer that is not trained, names included."""
+    """sha256 over the bytes of every parameter and buffer that is not trained, names included.
+
+    Of a model that is spread over processes, each takes that of its own part.
+    """
+    settle(model)
     digest = hashlib.sha256()
     frozen = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
     for name, tensor in [*frozen, *model.named_buffers()]:
         digest.update(name.encode())
-        flat = tensor.detach().contiguous().cpu().reshape(-1)
+        flat = own_part(tensor).detach().contiguous().cpu().reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"")
     return digest.hexdigest()
 

@@ -8,7 +8,7 @@ publish(model, folder, ...)                      a plain PEFT folder, complete w
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,39 @@ from accelerate import PartialState
 from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids
 from incremental_llm.adapters.load import DTYPES, load_stack
 from incremental_llm.adapters.lora import read_adapter
+from incremental_llm.adapters.sharding import sharding
 from incremental_llm.artifacts import staged_folder, write_json
+from incremental_llm.base_models import cache_folder
 from incremental_llm.chat import Conversation
 from incremental_llm.errors import TrainingError
 from incremental_llm.training.adapter import autocast_of, save_adapter
 from incremental_llm.training.batching import Row
+from incremental_llm.training.folded import folded_model
 from incremental_llm.training.moments import Moments, write_moments
 from incremental_llm.training.regularizers import Penalty
 from incremental_llm.training.regularizers.anchor import Anchor
 from incremental_llm.training.regularizers.ewc import DiagonalEwc, FoldedEwc, is_folded, read_fisher
 from incremental_llm.training.regularizers.memory import ReplayMemory, read_dark
 from incremental_llm.training.regularizers.orthogonal import Orthogonality
+from incremental_llm.training.regularizers.stored import Stored
 from incremental_llm.training.scoring import attach_labelled_head
 from incremental_llm.training.settings import TrainingSettings
 
 
 def load_policy(base_folder: Path, adapter_folders: Sequence[Path], settings: TrainingSettings) -> Any:
     """The stack as it is trained on: frozen, in the run's dtype, with a head that scores labelled positions only."""
-    dtype, quantization = DTYPES[settings.dtype], settings.quantization
+    spread = sharding()
+    if spread and adapter_folders and settings.frozen == "fold":
+        base_folder = folded_model(base_folder, adapter_folders, settings.dtype, cache_folder() / "folded")
+        adapter_folders = ()
     model = load_stack(
-        base_folder, adapter_folders, dtype=dtype, quantization=quantization, to_train=True, frozen=settings.frozen
+        base_folder,
+        adapter_folders,
+        dtype=DTYPES[settings.dtype],
+        quantization=settings.quantization,
+        to_train=True,
+        frozen=settings.frozen,
+        spread=spread,
     )
     attach_labelled_head(model)
     return model
@@ -109,7 +122,7 @@ def publish(
     name: str,
     record: dict[str, Any],
     moments: Mapping[str, Moments],
-    remember: Callable[[Path], None] = lambda folder: None,
+    stored: Stored | None = None,
 ) -> None:
     """Write the adapter and what goes with it as one complete folder, on the first process; the others wait for it."""
     if PartialState().is_main_process:
@@ -119,5 +132,6 @@ def publish(
             for objective, kept in moments.items():
                 if kept:
                     write_moments(staged, objective, kept)
-            remember(staged)
+            if stored:
+                stored.write(staged)
     PartialState().wait_for_everyone()

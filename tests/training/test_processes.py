@@ -147,30 +147,33 @@ def test_two_processes_make_the_adapter_of_one(tmp_path: Path, tiny_model_dir: P
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Callable[[Path, int, str], list[str]]:
+def two(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Callable[..., list[str]]:
     script = written(tmp_path_factory.mktemp("two"), SLOW)
 
-    def command(out: Path, last: int, who: str) -> list[str]:
-        return launch_command(script, str(tiny_model_dir), str(out), str(last), who, processes=2)
+    def command(out: Path, last: int, who: str, config: str = "accelerate_config.yaml") -> list[str]:
+        return launch_command(script, str(tiny_model_dir), str(out), str(last), who, processes=2, config=config)
 
     return command
 
 
 @pytest.fixture(scope="module")
-def whole(
-    two: Callable[[Path, int, str], list[str]], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, torch.Tensor]:
+def whole(two: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     out = tmp_path_factory.mktemp("whole") / "run"
     subprocess.run(two(out, 0, "nobody"), env=launch_environment(), check=True, capture_output=True, timeout=300)
     return weights_of(out / "adapter")
 
 
-@pytest.mark.parametrize("who", ["alone", "all"])
+@pytest.mark.parametrize(
+    ("who", "config"),
+    [("alone", "accelerate_config.yaml"), ("all", "accelerate_config.yaml"), ("all", "recipes/accelerate_fsdp2.yaml")],
+)
 def test_processes_that_are_told_to_end_stop_together_and_go_on_together(
-    who: str, two: Callable[[Path, int, str], list[str]], whole: dict[str, torch.Tensor], tmp_path: Path
+    who: str, config: str, two: Callable[..., list[str]], whole: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     out, environment = tmp_path / "cut", launch_environment()
-    job = subprocess.Popen(two(out, 7, who), env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        two(out, 7, who, config), env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     while who == "all" and job.poll() is None:
         if (tmp_path / "cut.now").exists():
             job.terminate()  # the launcher passes it on to every process
@@ -184,7 +187,7 @@ def test_processes_that_are_told_to_end_stop_together_and_go_on_together(
     assert said.count(f"sft: told to end, stopped after step {step} of 20 with a checkpoint.") == 2, said[-3000:]
     verify_folder(checkpoint)
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in checkpoint.iterdir()}
-    again = subprocess.run(two(out, 0, "nobody"), env=environment, capture_output=True, text=True, timeout=300)
+    again = subprocess.run(two(out, 0, "nobody", config), env=environment, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr[-3000:]
     found = weights_of(out / "adapter")
     assert all(torch.equal(whole[name], found[name]) for name in whole)

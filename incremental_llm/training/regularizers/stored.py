@@ -8,55 +8,73 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from incremental_llm.training.batching import TokenExample
 from incremental_llm.training.regularizers.ewc import (
     FISHER_FILE,
+    Fisher,
     accumulated,
     estimate_fisher,
     is_folded,
     read_fisher,
     write_fisher,
 )
-from incremental_llm.training.regularizers.memory import DARK_FILE, dark_logits, read_dark, write_dark
+from incremental_llm.training.regularizers.memory import DARK_FILE, DarkLogits, dark_logits, read_dark, write_dark
 from incremental_llm.training.settings import TrainingSettings
 
 
-def write_stored(
-    folder: Path,
+@dataclass(frozen=True)
+class Stored:
+    """What the recipe's terms will need; None for a term that is off."""
+
+    fisher: Fisher | None = None
+    dark: Mapping[str, DarkLogits] | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write it beside an adapter."""
+        if self.fisher is not None:
+            write_fisher(folder, self.fisher)
+        if self.dark is not None:
+            write_dark(folder, self.dark)
+
+
+def estimate_stored(
     model: Any,
     examples: Sequence[TokenExample],
     before: Path | None,
     settings: TrainingSettings,
     autocast: Any,
     replayed: Collection[str] = (),
-) -> None:
-    """Estimate what the recipe's terms will need and write it to `folder`; nothing for terms that are off.
+) -> Stored:
+    """Estimate what the recipe's terms will need, on every process: the model may be spread over them.
 
     Args:
         examples: those of the increment that show what is right (no thumbs down); before: the adapter before this one.
         replayed: ids of examples that keep the logits of old, as far as they have any.
     """
     model.eval()
+    told_fisher: Fisher | None = None
+    told_dark: Mapping[str, DarkLogits] | None = None
     if settings.ewc.weight:
         folded = settings.growth != "continue"
         sample = _sample(examples, settings.ewc.samples, settings.seed)
-        fisher = estimate_fisher(
+        told_fisher = estimate_fisher(
             model, [example.rows[0] for example in sample], autocast, seed=settings.seed, folded=folded
         )
         earlier = read_fisher(before) if before else {}
         if earlier and is_folded(earlier) == folded:
-            fisher = accumulated(earlier, fisher, settings.ewc.decay)
-        write_fisher(folder, fisher)
+            told_fisher = accumulated(earlier, told_fisher, settings.ewc.decay)
     if settings.dark.weight:
         old = read_dark(before) if before else {}
         kept = {name: old[name] for name in replayed if name in old}
         fresh = [(example.id, example.rows[0]) for example in examples if example.id not in kept]
         newest_first = dark_logits(model, fresh, settings.dark, autocast) | kept | old
-        write_dark(folder, dict(list(newest_first.items())[: settings.dark.capacity]))
+        told_dark = dict(list(newest_first.items())[: settings.dark.capacity])
+    return Stored(told_fisher, told_dark)
 
 
 def _sample(examples: Sequence[TokenExample], size: int, seed: int) -> list[TokenExample]:
