@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from incremental_llm.base_models import resolve
 from incremental_llm.chat import Message
 from incremental_llm.dataset.examples import Example, PairExample, SftExample, UnpairedExample
-from incremental_llm.training.increment import train_increment
+from incremental_llm.training.increment import read_result, train_increment
 from incremental_llm.training.settings import TrainingSettings
 
 STEPS = 20
@@ -124,6 +124,8 @@ def identical(adapter: Path, kept: Path, call: Callable[..., Any], objective: st
     result = call(out, progress=lambda what, done, total, loss: seen.append(done) if "training" in what else None)
     if seen != list(range(step + 1, STEPS + 1)):
         raise SystemExit(f"{objective}: expected steps {step + 1} to {STEPS} after the cut, found {seen}")
+    if result.phases[0].losses != read_result(adapter).phases[0].losses:
+        return False
     expected, found = (load_file(path / "adapter_model.safetensors") for path in (adapter, result.adapter))
     return expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
 

@@ -157,11 +157,15 @@ def attach(model: Any, adapter: LoraAdapter) -> None:
         layer = layers[name]
         device, dtype = layer.weight.device, torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float32
         a, b = a_rI.to(device, dtype), (b_Or * adapter.scaling[name]).to(device, dtype)
-        layer.register_forward_hook(_low_rank_hook(a, b))
+        number = sum(name.startswith("frozen_A") for name, _ in layer.named_buffers(recurse=False))
+        for side, factor in (("A", a), ("B", b)):  # buffers, so that digests of the frozen weights cover them
+            layer.register_buffer(f"frozen_{side}{number}", factor, persistent=False)
+        layer.register_forward_hook(_low_rank_hook(number))
 
 
-def _low_rank_hook(a_rI: torch.Tensor, b_Or: torch.Tensor) -> Any:
-    def add_delta(_layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+def _low_rank_hook(number: int) -> Any:
+    def add_delta(layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        a_rI, b_Or = getattr(layer, f"frozen_A{number}"), getattr(layer, f"frozen_B{number}")
         x = inputs[0].to(a_rI.dtype)
         return output + ((x @ a_rI.T) @ b_Or.T).to(output.dtype)
 

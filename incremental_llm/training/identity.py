@@ -39,7 +39,7 @@ def check_same_run(
         "examples": json_digest([example.model_dump(mode="json") for example in examples]),
         "anchors": json_digest([[[m.model_dump() for m in c], a] for c, a in anchors]),
         "replayed": json_digest(sorted(replayed)),
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"micro_batch", "save_steps"}),  # they change no result
     }
     marker = out / "identity.json"
     if not PartialState().is_main_process:

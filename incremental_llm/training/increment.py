@@ -43,7 +43,7 @@ from incremental_llm.training.growth import (
 )
 from incremental_llm.training.identity import check_same_run
 from incremental_llm.training.interruption import Interruption
-from incremental_llm.training.moments import Moments, read_moments
+from incremental_llm.training.moments import moments_beside
 from incremental_llm.training.null_space import start_in_null_space
 from incremental_llm.training.phase import PhaseContext, PhaseReport, Progress, run_phase
 from incremental_llm.training.plan import PhasePlan, plan_phase
@@ -118,6 +118,7 @@ def train_increment(
     with interruption.listening():
         if not agreed(is_complete(done)):
             _train(base_folder, adapter_folders, examples, anchors, settings, out, progress, replayed, interruption)
+            interruption.check("after training")
     for folder, digest in zip(adapter_folders, frozen_before, strict=True):
         invariants.check_frozen(digest, verify_folder(folder))
     verify_folder(done)
@@ -178,9 +179,7 @@ def _train(
     if sharding():
         average_adapter_only(peft_model)
     frozen = invariants.frozen_digest(peft_model)
-    with previous_policy(peft_model, start):
-        before_B = invariants.probe_logps(peft_model, probe, autocast)
-    invariants.check_start(invariants.probe_logps(peft_model, probe, autocast), before_B)
+    invariants.check_start(invariants.probe_logps(peft_model, probe, autocast), reference_B)
 
     context = PhaseContext(
         model=peft_model,
@@ -193,7 +192,7 @@ def _train(
     )
     reports: list[PhaseReport] = []
     goes_on = settings.growth == "continue"
-    all_moments: dict[str, Moments] = {}  # of an adapter that goes on: a fresh one begins every phase afresh
+    all_moments = moments_beside(going_on) if going_on else {}  # a fresh adapter begins every phase afresh
     with adapter_in_autocast_dtype(peft_model, settings):
         for number, plan in enumerate(plans):
             objective: str = plan.settings.objective
@@ -201,16 +200,15 @@ def _train(
             finished = folder / "done"
             if agreed(is_complete(finished)):
                 reports.append(_take_up(peft_model, finished))
-                all_moments |= {objective: read_moments(finished, objective) or {}} if goes_on else {}
+                all_moments |= moments_beside(finished)
                 continue
             interruption.check(f"before {objective}")
             with previous_policy(peft_model, start):
                 found_B = invariants.probe_logps(peft_model, probe, autocast)
             invariants.check_reference(objective, reference_B, found_B)
-            moments = all_moments.get(objective) or (read_moments(going_on, objective) if going_on else None)
-            report, moments = run_phase(context, plan, folder, moments)
+            report, moments = run_phase(context, plan, folder, all_moments.get(objective))
             reports.append(report)
-            kept = {objective: moments} if goes_on else {}
+            kept = {objective: moments} if goes_on and moments else {}
             all_moments |= kept
             publish(peft_model, finished, base_folder.name, "phase.json", asdict(report), kept)
             remove_checkpoints(folder)
@@ -233,6 +231,7 @@ def _train(
             *skipped,
             *_settled(plans),
             *memory_notes,
+            *memory.notes,
             *penalty_notes,
         ),
         replaces=1 if going_on else 0,

@@ -29,6 +29,13 @@ def read_moments(folder: Path, objective: str) -> Moments | None:
     return dict(load_file(path)) if path.is_file() else None
 
 
+def moments_beside(folder: Path) -> dict[str, Moments]:
+    """The moments of every objective that has left some there, by objective."""
+    prefix, _, suffix = moments_file("*").partition("*")
+    names = (path.name.removeprefix(prefix).removesuffix(suffix) for path in sorted(folder.glob(moments_file("*"))))
+    return {name: found for name in names if (found := read_moments(folder, name))}
+
+
 def write_moments(folder: Path, objective: str, moments: Moments) -> None:
     save_file(dict(moments), folder / moments_file(objective))
 
@@ -60,11 +67,15 @@ def restore_moments(optimizer: Any, model: Any, moments: Moments) -> None:
         if "exp_avg" not in found or found["exp_avg"].shape != parameter.shape:
             raise IntegrityError(
                 f"the optimizer state of the adapter that goes on: expected one of shape {tuple(parameter.shape)} for "
-                f"{name}, found {'none' if not found else tuple(found['exp_avg'].shape)}. Remove the optimizer-* files "
-                "beside the adapter to start its optimizer afresh."
+                f"{name}, found {'none' if not found else tuple(found['exp_avg'].shape)}. Take growth: stack for this "
+                "increment: a fresh adapter needs none."
             )
-        # `step` stays on the CPU, as the optimizer itself keeps it.
+        # A fused optimizer counts its steps on the parameter's device, any other on the CPU.
+        fused = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+        counts_on = parameter.device if fused else torch.device("cpu")
         optimizer.state[parameter] = {
-            part: value.clone() if part == "step" else value.to(parameter.device, parameter.dtype, copy=True)
+            part: value.to(counts_on, copy=True)
+            if part == "step"
+            else value.to(parameter.device, parameter.dtype, copy=True)
             for part, value in found.items()
         }

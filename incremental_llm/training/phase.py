@@ -161,7 +161,7 @@ def _trained(context: PhaseContext, plan: PhasePlan, folder: Path, micro: int, m
 
 
 def _first_micro_batch(plan: PhasePlan, settings: TrainingSettings) -> int:
-    return settings.micro_batch or plan.settings.batch_size // PartialState().num_processes
+    return settings.micro_batch or max(1, plan.settings.batch_size // PartialState().num_processes)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -170,16 +170,22 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _halved(micro: int, objective: str, error: BaseException) -> int:
-    """Half the micro-batch; the step keeps its examples and its loss, in twice as many parts."""
-    if micro % 2 or PartialState().num_processes > 1:
-        advice = "on several processes, set training.micro_batch to half of what it is"
-        reason = advice if PartialState().num_processes > 1 else f"{micro} examples cannot be halved"
+    """At most half the micro-batch; the step keeps its examples and its loss, in more parts.
+
+    Raises:
+        TrainingError: it cannot be smaller, or other processes would have to know.
+    """
+    least = 2 if objective == "kto" else 1  # TRL refuses KTO on a single row
+    smaller = max((size for size in range(least, micro // 2 + 1) if micro % size == 0), default=None)
+    if smaller is None or PartialState().num_processes > 1:
+        told = f"several processes: set training.micro_batch to {smaller}"
+        advice = "it cannot be cut further" if smaller is None else told
         raise TrainingError(
-            f"{objective}: out of memory with {micro} examples at once, and {reason}. Lower training.max_length, or "
+            f"{objective}: out of memory with {micro} examples at once ({advice}). Lower training.max_length, or "
             "take a smaller base or quantization: nf4."
         ) from error
-    log.warning("%s: out of memory with %d examples at once, going on with %d", objective, micro, micro // 2)
-    return micro // 2
+    log.warning("%s: out of memory with %d examples at once, going on with %d", objective, micro, smaller)
+    return smaller
 
 
 def _forget_failed_try(model: Any, start: dict[str, torch.Tensor]) -> None:

@@ -113,10 +113,12 @@ def _sft_rows(
     for batch in order:
         labelled = sum(len(examples[i].rows[0].completion) for i in batch)
         for i in batch:
-            row = with_dropout(examples[i], dropout, rng)
+            row, holds = with_dropout(examples[i], dropout, rng), held(examples[i])
+            if holds["held"] >= 0:
+                row = examples[i].rows[0]  # its teacher has seen the whole question
             share = len(batch) / labelled
             own = {"weight": examples[i].weight, "share": share, "held_scale": share}
-            rows.append(_tokens(row) | own | held(examples[i]))
+            rows.append(_tokens(row) | own | holds)
     return rows
 
 
@@ -161,12 +163,14 @@ def _kto_rows(
 ) -> list[dict[str, Any]]:
     """Completions are rotated by one within each whole batch for the KL baseline, whatever the number of processes.
 
-    The downs are scaled so that together they weigh no more than the ups (Ethayarajh et al. 2024, eq. 8).
+    The downs are scaled so that together those that are reached weigh no more than the ups that are (Ethayarajh et al.
+    2024, eq. 8).
     """
-    ups = sum(e.weight for e in examples if e.desirable)
-    downs = sum(e.weight for e in examples if not e.desirable)
-    down_scale = min(1.0, ups / downs) if downs else 1.0
     flat = [(i, _another(batch, k)) for batch in order for k, i in enumerate(batch)]
+    reached = [examples[i] for i in sorted({i for i, _ in flat})]
+    ups = sum(e.weight for e in reached if e.desirable)
+    downs = sum(e.weight for e in reached if not e.desirable)
+    down_scale = min(1.0, ups / downs) if downs else 1.0
     wanted = sorted({(i, i) for i, _ in flat} | set(flat))
     scored = score([Row(examples[i].rows[0].prompt, examples[j].rows[0].completion) for i, j in wanted])
     reference = dict(zip(wanted, scored, strict=True))

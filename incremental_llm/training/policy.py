@@ -112,6 +112,10 @@ def penalties_of(
         if settings.orthogonal.start and going_on is None:
             orthogonality.start_outside()
         penalties.append(orthogonality)
+        if orthogonality.full:
+            notes.append(f"orthogonal: earlier adapters read all inputs of {orthogonality.full} layers: left out there")
+    elif settings.orthogonal.weight and going_on:
+        notes.append("orthogonal: one adapter goes on and no other lies below it: no penalty")
     return tuple(penalties), notes
 
 

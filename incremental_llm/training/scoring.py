@@ -8,6 +8,7 @@ different lengths are padded to the longest, another third. The two answers of a
 `attach_labelled_head` therefore teaches a causal language model's forward one more argument. With it, rows are packed
 into lines as trees: what rows begin with in common stands there once, each token sees what leads to it only, and the
 head runs at labelled positions only: the same result, all inside the (possibly distributed) wrapper's own forward.
+On a GPU, rows stand behind one another in one line, each for itself: nothing is padded, and nothing is shared.
 """
 
 from __future__ import annotations

@@ -71,8 +71,11 @@ class PhaseSettings(_Settings):
 
     @model_validator(mode="after")
     def _robust_knows_its_noise(self) -> Self:
-        if self.loss == "robust" and self.label_smoothing == 0:
-            raise ValueError("expected label_smoothing above 0 with loss: robust, found 0: that is loss: sigmoid")
+        if (self.loss == "robust") != (self.label_smoothing > 0):
+            raise ValueError(
+                f"expected label_smoothing above 0 with loss: robust and with no other, found {self.label_smoothing:g} "
+                f"with loss: {self.loss}"
+            )
         return self
 
     @property
@@ -93,7 +96,9 @@ class EwcSettings(_Settings):
         0.0, ge=0, description="factor; 1 holds a second-order estimate of KL(previous || new); 0 off"
     )
     samples: int = Field(64, ge=1, description="rows of the increment's mixture that the Fisher is estimated on")
-    decay: float = Field(0.9, ge=0, le=1, description="what earlier Fishers count for at each increment")
+    decay: float = Field(
+        0.9, ge=0, lt=1, description="share of the earlier Fishers in the estimate after each increment"
+    )
 
 
 class OrthogonalSettings(_Settings):
@@ -115,7 +120,10 @@ class ReplayKlSettings(_Settings):
 
 
 class DarkSettings(_Settings):
-    """Replayed answers keep the logits that they had when they were learnt (DER++, Buzzega et al. 2020)."""
+    """Replayed answers keep the logits that they had when they were learnt (DER++, Buzzega et al. 2020).
+
+    The logits lie beside the adapter, and answers can be read from them: they are as private as the answers.
+    """
 
     weight: float = Field(0.0, ge=0, description="factor of the squared distance of logits; 0 turns it off")
     top_k: int = Field(32, ge=1, description="logits kept of each position: the k largest")
@@ -160,7 +168,7 @@ class TrainingSettings(_Settings):
         "auto", description="bf16 keeps the adapter itself in fp32; auto: bf16 where the machine computes it natively"
     )
     quantization: Literal["none", "nf4"] = Field("none", description="nf4: 4-bit base, stack concatenated, not folded")
-    micro_batch: int | None = Field(None, ge=2, description="examples a process takes at once; batch_size by default")
+    micro_batch: int | None = Field(None, ge=1, description="examples a process takes at once; batch_size by default")
     max_length: int = Field(512, ge=16, description="tokens; a longer example is left out and counted")
     max_grad_norm: float = Field(1.0, gt=0)
     save_steps: int = Field(50, ge=1, description="optimizer steps between checkpoints")
@@ -193,6 +201,20 @@ class TrainingSettings(_Settings):
         ),
         min_length=1,
     )
+
+    @model_validator(mode="after")
+    def _no_key_without_effect(self) -> Self:
+        if self.lora.null_space is not None and self.anchor.weight == 0:
+            raise ValueError(
+                "expected anchor.weight above 0 with lora.null_space, which turns the adapter away from the anchor's "
+                "conversations, found 0: set null_space to null"
+            )
+        if self.growth == "continue" and self.schedule.rank < 1:
+            raise ValueError(
+                f"expected schedule.rank 1 with growth: continue, whose one adapter keeps its rank, found "
+                f"{self.schedule.rank:g}"
+            )
+        return self
 
     @property
     def dtype(self) -> str:

@@ -64,9 +64,7 @@ def test_an_adapter_that_goes_on_starts_where_it_was_with_its_optimizer(
     assert len(state) == len(before)
     assert all(torch.equal(kept[f"{name}/exp_avg"], value) for name, value in state.items())
     if objective != "sft":  # the reference is the adapter as it was: no rewards yet
-        expected = {"dpo": 0.693147, "kto": 0.5}[objective]
-        plain = second.phases[0].losses[0] / first.phases[0].losses[0]
-        assert plain == pytest.approx(1.0, abs=1e-3), expected
+        assert second.phases[0].losses[0] == pytest.approx(first.phases[0].losses[0], abs=1e-3)
 
 
 def test_an_adapter_that_goes_on_keeps_its_shape(increment: Increment, tmp_path: Path) -> None:

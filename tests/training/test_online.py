@@ -73,12 +73,11 @@ def test_updates_move_the_one_adapter_and_nothing_else(online: Online, tmp_path:
 def test_the_reference_is_the_policy_right_before_each_update(objective: str, online: Online) -> None:
     kind = {"dpo": "pair", "kto": "unpaired"}[objective]
     trainer = online(objective, settings=settings_of(objective, anchor={"weight": 0}), anchors=[])
-    starts = [trainer.update(examples_of(kind)[i : i + 4]).phases[0].losses[0] for i in (0, 4)]
+    plain = [example.model_copy(update={"weight": 1.0}) for example in examples_of(kind)]
+    starts = [trainer.update(plain[i : i + 4]).phases[0].losses[0] for i in (0, 4)]
     expected = {"dpo": 0.693147, "kto": 0.5}[objective]
-    weighted = [expected * w for w in ((1.0 + 0.85) / 2, (0.8 + 0.65) / 2)]  # of unit weight, times what rows weigh
-    if objective == "dpo":
-        assert starts[0] == pytest.approx(weighted[0], abs=0.02)
-    assert all(0.5 * expected < start <= expected + 1e-4 for start in starts)
+    assert starts[0] == pytest.approx(expected, abs=1e-4)
+    assert starts[1] == pytest.approx(expected, abs=1e-4)
 
 
 def test_equal_seeds_and_feedback_give_equal_weights(online: Online, tmp_path: Path) -> None:

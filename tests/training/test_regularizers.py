@@ -265,11 +265,11 @@ def test_a_fresh_adapters_own_fisher_is_zero_but_the_folded_one_is_not(tiny_mode
 
 
 def test_earlier_fishers_fade_and_layers_of_either_are_kept() -> None:
-    before = {"a.row": torch.ones(2), "b.row": torch.ones(1)}
-    found = ewc.accumulated(before, {"a.row": torch.ones(2), "c.row": torch.ones(1)}, 0.5)
+    before = {"a.row": torch.full((2,), 3.0), "b.row": torch.ones(1)}
+    found = ewc.accumulated(before, {"a.row": torch.ones(2), "c.row": torch.ones(1)}, 0.75)
     assert {name: tensor.tolist() for name, tensor in found.items()} == {
-        "a.row": [1.5, 1.5],
-        "b.row": [0.5],
+        "a.row": [2.5, 2.5],
+        "b.row": [1.0],
         "c.row": [1.0],
     }
 

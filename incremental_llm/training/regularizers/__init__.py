@@ -9,8 +9,8 @@ Three kinds, by what they read:
 * `ReplayMemory`: the replayed rows of the batch itself, held to the previous policy by KL, or to the logits of old.
 * penalties (`FoldedEwc`, `DiagonalEwc`, `Orthogonality`): the adapter's factors alone; they have `name` and `loss()`.
 
-The one design fact: every term is a scalar whose mean over processes and micro-batches is its value for the whole step,
-and is 0 or without gradient where the new policy is the previous one. So all combine with every objective.
+The one design fact: every term is a scalar whose mean over processes and micro-batches is its value for the whole step.
+So all combine with every objective, however a step is cut.
 """
 
 from __future__ import annotations

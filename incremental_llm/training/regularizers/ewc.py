@@ -102,11 +102,13 @@ def estimate_fisher(model: Any, rows: Sequence[Row], autocast: Any, *, seed: int
 
 
 def accumulated(before: Mapping[str, torch.Tensor], new: Fisher, decay: float) -> Fisher:
-    """decay * before + new; what only one of them has is kept (layers that a night's adapter does not have)."""
-    old = {
-        name: decay * tensor.to(new[name].device if name in new else tensor.device) for name, tensor in before.items()
+    """decay * before + (1 - decay) * new, so that its unit stays; what only one of them has is kept as it is."""
+    mixed = {
+        name: decay * tensor.to(new[name].device) + (1 - decay) * new[name]
+        for name, tensor in before.items()
+        if name in new
     }
-    return {name: old.get(name, 0) + new.get(name, 0) for name in {**old, **new}}
+    return {**before, **new, **mixed}
 
 
 def write_fisher(folder: Path, fisher: Fisher) -> None:

@@ -44,8 +44,9 @@ class ReplayMemory:
         self.kl_weight = kl_weight
         self.dark_weight = dark_weight
         self._dark = dark
-        self._held: list[DarkLogits | None] = []
-        self._places: dict[str, int] = {}
+        self._held: dict[str, tuple[int, DarkLogits | None]] = {}
+        self._places: list[tuple[int, DarkLogits | None]] = []
+        self._without = 0
         self._teacher = teacher_of((), top_k)
 
     def hold(self, example: TokenExample, kl_weight: float | None = None) -> dict[str, Any]:
@@ -54,28 +55,40 @@ class ReplayMemory:
         `kl_weight` replaces the memory's own. An example whose logits were never stored has no dark term.
         """
         weight = self.kl_weight if kl_weight is None else kl_weight
+        if example.id not in self._held:
+            self._held[example.id] = self._new(example)
+        place, dark = self._held[example.id]
+        if not weight and dark is None:
+            return not_held()
+        row, _ = self._places[place]
+        if weight and row < 0:
+            self._places[place] = (len(self._teacher.rows), dark)
+            self._teacher.rows.append(example.rows[0])
+        return {"held": place, "kl": weight, "dark": self.dark_weight if dark is not None else 0.0}
+
+    def _new(self, example: TokenExample) -> tuple[int, DarkLogits | None]:
+        """(place, logits of old) of an example that is held for the first time; its teacher's row comes when asked."""
         dark = self._dark.get(example.id) if self.dark_weight else None
         if dark is not None and len(dark.ids) != len(example.rows[0].completion):
             dark = None  # of the same text under another tokenizer or template
-        if not weight and dark is None:
-            return not_held()
-        if example.id not in self._places:
-            self._places[example.id] = len(self._held)
-            self._held.append(dark)
-            self._teacher.rows.append(example.rows[0])
-        return {"held": self._places[example.id], "kl": weight, "dark": self.dark_weight if dark is not None else 0.0}
+        self._without += bool(self.dark_weight and dark is None)
+        self._places.append((-1, dark))
+        return len(self._places) - 1, dark
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be held as the recipe asks, in words."""
+        if not self._without:
+            return []
+        total = len(self._places)
+        return [f"dark: {self._without} of {total} replayed answers have no logits of old, like those in new words"]
 
     def remember(self, model: Any, autocast: Any) -> None:
         """Store the previous policy's distributions, which `model` is at the time."""
         self._teacher.remember(model, autocast)
 
-    @property
-    def dark_rows(self) -> int:
-        """How many held examples have logits of old."""
-        return sum(dark is not None for dark in self._held)
-
     def __len__(self) -> int:
-        return len(self._held)
+        return sum(row >= 0 or dark is not None for row, dark in self._places)
 
     def terms(
         self, causal_lm: Any, batch: Mapping[str, torch.Tensor], logits_NV: torch.Tensor
@@ -91,10 +104,13 @@ class ReplayMemory:
         sums = {"replay_kl": zero, "dark": zero}
         parts = logits_NV.split(lengths)[: len(held_B)]
         for part_NV, place, kl, dark, scale in zip(parts, held_B, kl_B, dark_B, scale_B, strict=True):
-            if place >= 0 and kl:
-                sums["replay_kl"] = sums["replay_kl"] + kl * scale * self._teacher.kl_sum(causal_lm, place, part_NV)
-            if place >= 0 and dark:
-                sums["dark"] = sums["dark"] + dark * scale * _distance(self._held[place], part_NV)
+            if place < 0:
+                continue
+            row, logits = self._places[place]
+            if kl:
+                sums["replay_kl"] = sums["replay_kl"] + kl * scale * self._teacher.kl_sum(causal_lm, row, part_NV)
+            if logits is not None and dark:
+                sums["dark"] = sums["dark"] + dark * scale * _distance(logits, part_NV)
         return {name: value / len(held_B) for name, value in sums.items()}
 
 
@@ -103,9 +119,8 @@ def not_held() -> dict[str, Any]:
     return {"held": -1, "kl": 0.0, "dark": 0.0}
 
 
-def _distance(dark: DarkLogits | None, student_NV: torch.Tensor) -> torch.Tensor:
+def _distance(dark: DarkLogits, student_NV: torch.Tensor) -> torch.Tensor:
     """Sum over N of the mean over K of (student - stored)^2, in squared logits."""
-    assert dark is not None
     ids_NK = dark.ids.to(student_NV.device, torch.long)
     stored_NK = dark.values.to(student_NV.device, torch.float32)
     return (student_NV.float().gather(-1, ids_NK) - stored_NK).square().mean(-1).sum()

@@ -22,18 +22,26 @@ _ROUNDING = 1e-12  # a smaller share of A is rounding too, but Adam would scale 
 
 
 class Orthogonality:
-    """The mean over layers of the share of A inside what the earlier adapters read."""
+    """The mean over layers of the share of A inside what the earlier adapters read.
+
+    `full` counts the layers that are left out, since the earlier adapters read all of their inputs.
+    """
 
     name = "orthogonal"
 
     def __init__(self, model: Any, earlier: Sequence[LoraAdapter], weight: float) -> None:
         self._weight = weight
         self._layers = []
+        self.full = 0
         for name, layer in lora_layers(model).items():
             read = [adapter.modules[name][0].float() for adapter in earlier if name in adapter.modules]
             if read:
                 A = layer.lora_A["default"].weight
-                self._layers.append((A, _basis(torch.cat(read)).to(A.device)))
+                Q_IE = _basis(torch.cat(read)).to(A.device)
+                if Q_IE.shape[0] == Q_IE.shape[1]:
+                    self.full += 1  # nothing is left outside: the share is 1 whatever A is
+                else:
+                    self._layers.append((A, Q_IE))
 
     def loss(self) -> torch.Tensor:
         """weight * mean of ||A Q||^2 / ||A||^2; 0 where no layer was adapted before."""

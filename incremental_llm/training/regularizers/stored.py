@@ -72,6 +72,7 @@ def estimate_stored(
         old = read_dark(before) if before else {}
         kept = {name: old[name] for name in replayed if name in old}
         fresh = [(example.id, example.rows[0]) for example in examples if example.id not in kept]
+        fresh = fresh[: settings.dark.capacity]
         newest_first = dark_logits(model, fresh, settings.dark, autocast) | kept | old
         told_dark = dict(list(newest_first.items())[: settings.dark.capacity])
     return Stored(told_fisher, told_dark)
