@@ -1,6 +1,6 @@
 """Training speed on a CPU, side by side with TRL on the same token ids, with the real SmolLM2-135M in fp32.
 
-    python benchmarks/training_cpu.py [--pairs 5] [--only ROW] [--quick] [--threads 1]
+    python benchmarks/training_cpu.py [--pairs 5] [--only ROW ... [--keep]] [--no-search] [--quick] [--threads 1]
 
 For each row TRL runs as shipped and with the best of its options, which are searched first; then the sides step in
 turns, A B A B, each in its own process, and a figure is the median of the ratios with its range. Both sides train the
@@ -10,12 +10,13 @@ same rows in every optimizer step. Ours is the product's own path, without the a
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-from record import record
+from record import RESULTS, record
 from training.figures import NIGHT, after_merging, loss_gap, spread
 from training.measure import Side, Turns, take_turns
 from training.rows import BEST, SHAPES, TRIED
@@ -30,19 +31,36 @@ LOSS_STEPS = 20
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5, help="turns of each side that are timed")
-    parser.add_argument("--only", choices=ROWS, help="one row; its figures are printed and not kept")
+    parser.add_argument("--only", choices=ROWS, nargs="+", help="these rows; their figures are printed and not kept")
+    parser.add_argument("--keep", action="store_true", help="keep the figures of --only beside those kept before")
+    parser.add_argument("--no-search", action="store_true", help="TRL's options that an earlier search found best")
     parser.add_argument("--quick", action="store_true", help="one turn, no search, 2 losses; nothing is kept")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: beside other work")
     arguments = parser.parse_args()
     run = Run(arguments.pairs, arguments.threads, arguments.clock, arguments.quick)
-    for row in [arguments.only] if arguments.only else ROWS:
+    run.search = not arguments.no_search
+    for row in arguments.only or ROWS:
         run.row(row)
+        if arguments.keep and not arguments.quick:
+            _keep(arguments, run.figures)
     run.print_tables()
     if not arguments.only and not arguments.quick:
-        command = f"python benchmarks/training_cpu.py --pairs {arguments.pairs} --threads {arguments.threads}"
-        record("training_cpu", run.figures, command + (" --clock cpu" if arguments.clock == "cpu" else ""))
+        record("training_cpu", run.figures, _command(arguments))
     return 0
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    words = [f"python benchmarks/training_cpu.py --pairs {arguments.pairs} --threads {arguments.threads}"]
+    words += ["--clock cpu"] if arguments.clock == "cpu" else []
+    return " ".join([*words, *(["--no-search"] if arguments.no_search else [])])
+
+
+def _keep(arguments: argparse.Namespace, figures: dict[str, float]) -> None:
+    """Record these figures and those that an earlier call kept."""
+    path = RESULTS / "training_cpu.json"
+    before = json.loads(path.read_text(encoding="utf-8"))["figures"] if path.is_file() else {}
+    record("training_cpu", before | figures, _command(arguments))
 
 
 class Run:
@@ -52,6 +70,7 @@ class Run:
         self.pairs, self.threads, self.clock, self.quick = (1 if quick else pairs), threads, clock, quick
         self.figures: dict[str, float] = {}
         self.tried: dict[str, dict[str, float]] = {}
+        self.search = True
         self._started = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -110,7 +129,7 @@ class Run:
 
     def _best(self, row: str) -> str:
         """The fastest of the options tried, in turns of their own; shown at the end."""
-        if self.quick:
+        if self.quick or not self.search:
             return BEST[row]
         seconds: dict[str, float] = {}
         for name in TRIED[row]:  # one process at a time: so many would not fit
