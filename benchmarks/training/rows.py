@@ -81,12 +81,12 @@ TRIED = {
     "dpo_100_400": SHIPPED | LONG_PAIRS,
 }
 BEST = {  # the fastest found; a full run searches again
-    "sft": "no checkpointing, eager attention",
-    "depth": "no checkpointing, eager attention",
-    "qlora": "no checkpointing, eager attention",
-    "uniform": "no checkpointing, eager attention",
-    "dpo": "no checkpointing, stored reference, eager attention",
-    "kto": "no checkpointing, stored reference, eager attention",
-    "dpo_300_100": "no checkpointing, stored reference, eager attention",
-    "dpo_100_400": "no checkpointing, stored reference, eager attention",
+    "sft": "no checkpointing",
+    "depth": "no checkpointing",
+    "qlora": "no checkpointing",
+    "uniform": "no checkpointing",
+    "dpo": "no checkpointing, stored reference",
+    "kto": "no checkpointing, stored reference",
+    "dpo_300_100": "no checkpointing, stored reference",
+    "dpo_100_400": "no checkpointing, stored reference",
 }
