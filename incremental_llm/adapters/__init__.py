@@ -5,6 +5,7 @@
     lora.py          a PEFT folder as plain tensors, and back
     merge.py         several adapters into one, or into weights; exact, or of a smaller rank
     load.py          base + stack as a plain model: folded, or concatenated over a 4-bit base
+    sharding.py      a frozen model spread over processes (FSDP2, ZeRO-3)
 
 The one design fact: a stack is the sum of its deltas, computed once in fp32 and rounded once. No two adapters are ever
 active in PEFT at the same time.

@@ -1,4 +1,4 @@
-"""The nightly recipe on two processes: one registry, one commit."""
+"""The nightly recipe on two processes, which hold the base each or share it: one registry, one commit a night."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 from incremental_llm.config import RunConfig
@@ -18,7 +19,10 @@ from .conftest import BAD, GOOD, night, write_log
 ROOT = Path(__file__).parents[2]
 
 
-def test_two_processes_promote_one_version(tmp_path: Path, tiny_config: Callable[..., RunConfig]) -> None:
+@pytest.mark.parametrize("launcher", ["accelerate_config.yaml", "recipes/accelerate_fsdp2.yaml"])
+def test_two_processes_promote_one_version(
+    launcher: str, tmp_path: Path, tiny_config: Callable[..., RunConfig]
+) -> None:
     config = tiny_config()
     with Workspace.create(config) as workspace:
         workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
@@ -29,7 +33,7 @@ def test_two_processes_promote_one_version(tmp_path: Path, tiny_config: Callable
         "-m",
         "accelerate.commands.launch",
         "--config_file",
-        str(ROOT / "accelerate_config.yaml"),
+        str(ROOT / launcher),
     ]
     command += ["--num_processes", "2", str(ROOT / "recipes" / "nightly.py"), "--config", str(recipe)]
     command += ["--set", "training.seed=3"]

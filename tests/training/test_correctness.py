@@ -256,7 +256,7 @@ def test_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(
     night = Night(tmp_path, tiny_model_dir, out, save_steps=3)
     night.until(11)
     night.process.kill()
-    night.process.communicate()
+    night.process.communicate()  # closes its pipes, which would be found open at some later test
     steps, code = Night(tmp_path, tiny_model_dir, out, save_steps=3).rest()
     assert (code, steps) == (0, [str(n) for n in range(10, 21)])
     found = load_file(out / "adapter" / "adapter_model.safetensors")

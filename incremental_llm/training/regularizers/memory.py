@@ -153,7 +153,8 @@ def write_dark(folder: Path, dark: Mapping[str, DarkLogits]) -> None:
         "values": torch.cat([dark[name].values for name in names]),
     }
     lengths = [len(dark[name].ids) for name in names]
-    save_file(tensors, folder / DARK_FILE, metadata={"examples": json.dumps(names), "lengths": json.dumps(lengths)})
+    told = json.dumps({"examples": names, "lengths": lengths})  # one key: several are written in any order
+    save_file(tensors, folder / DARK_FILE, metadata={"told": told})
 
 
 def read_dark(folder: Path) -> dict[str, DarkLogits]:
@@ -162,7 +163,7 @@ def read_dark(folder: Path) -> dict[str, DarkLogits]:
     if not path.is_file():
         return {}
     with safe_open(path, framework="pt") as file:
-        told = file.metadata()
-        lengths = json.loads(told["lengths"])
+        told = json.loads(file.metadata()["told"])
+        lengths = told["lengths"]
         parts = zip(file.get_tensor("ids").split(lengths), file.get_tensor("values").split(lengths), strict=True)
-        return {name: DarkLogits(*part) for name, part in zip(json.loads(told["examples"]), parts, strict=True)}
+        return {name: DarkLogits(*part) for name, part in zip(told["examples"], parts, strict=True)}
