@@ -38,12 +38,14 @@ from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff
 from incremental_llm.rehearsal import announced
 from incremental_llm.replay import mix
 from incremental_llm.runs import Run, next_run
+from incremental_llm.training.settings import PatchSettings
 
 if TYPE_CHECKING:
     from incremental_llm.evaluation.measure import Measurement
     from incremental_llm.handoff import ExportReport
     from incremental_llm.online_run import OnlineRun
     from incremental_llm.pipeline import Progress, RunOutcome
+    from incremental_llm.training.patch import PatchRecord
 
 
 def silent(what: str, done: int, total: int, loss: float | None) -> None:
@@ -232,6 +234,42 @@ class Workspace:
                 batch=batch,
                 steps=steps,
                 out=out,
+                progress=progress,
+            )
+
+    def patch(
+        self,
+        event: str,
+        out: Path | None = None,
+        *,
+        prompts: Sequence[str] = (),
+        settings: PatchSettings | None = None,
+        progress: Progress = silent,
+    ) -> PatchRecord:
+        """A minimal adapter on production for one correction, checked on prompts around it; nothing is promoted.
+
+        Args:
+            out: a folder that does not exist, by default one for this event in the workspace's `patches`.
+            prompts: more prompts that must not move.
+
+        Raises:
+            InputError: no such correction, or one that an increment would leave out.
+            NothingToTrainError: production gives that answer already.
+            TrainingError: the answer was not learnt, or something else moved.
+        """
+        from incremental_llm.patch_run import patch_event, patch_folder
+
+        with exclusive(self.config.workspace):
+            return patch_event(
+                registry=self.registry,
+                store=self.store,
+                config=self.config,
+                base=self.base,
+                suites=self.suites(),
+                event=event,
+                prompts=prompts,
+                patch=settings or PatchSettings(seed=self.config.training.seed),
+                out=out or patch_folder(self.config.workspace, event),
                 progress=progress,
             )
 

@@ -102,6 +102,22 @@ def tiny_model(_tiny_weights: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def ending_model_dir(tmp_path_factory: pytest.TempPathFactory, _tiny_weights: Any, tiny_tokenizer: Any) -> Path:
+    """The tiny model with an end-of-turn token that it can learn to say; read only.
+
+    That token pads as well, so its embedding, which is the head's too, is 0, and no training moves its logit.
+    """
+    import torch
+
+    folder, model = tmp_path_factory.mktemp("ending_model"), copy.deepcopy(_tiny_weights)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tiny_tokenizer.eos_token_id] = 0.2 * torch.linspace(-1, 1, 32)
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, _tiny_weights: Any, tiny_tokenizer: Any) -> Path:
     """The tiny model as a saved folder (model.safetensors, config, tokenizer, chat_template); read only."""
     folder = tmp_path_factory.mktemp("tiny_model")

@@ -5,6 +5,7 @@
     illm dataset show                 what the next increment would train on
     illm run                          train, measure, judge, and promote or reject
     illm nightly                      the same for a scheduler: one at a time, exit codes that mean something
+    illm patch EVENT_ID               a minimal adapter for one correction, and what else it moves
     illm evaluate production          measure any version
     illm registry list                versions, refs and rejected attempts
     illm export production out        a plain PEFT folder, or a merged model

@@ -6,10 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from incremental_llm.cli import chat, dataset, doctor, evaluate, export, feedback, init, registry, report, run
+from incremental_llm.cli import chat, dataset, doctor, evaluate, export, feedback, init, patch, registry, report, run
 from incremental_llm.cli.errors import ErrorBoundary
 
-_ORDER = ("init", "feedback", "dataset", "run", "nightly", "evaluate", "registry", "export", "report", "chat", "doctor")
+_ORDER = (
+    *("init", "feedback", "dataset", "run", "nightly", "patch"),
+    *("evaluate", "registry", "export", "report", "chat", "doctor"),
+)
 
 
 class _Commands(ErrorBoundary):
@@ -56,6 +59,7 @@ app.add_typer(feedback.app, name="feedback")
 app.add_typer(dataset.app, name="dataset")
 app.command("run")(run.run)
 app.command("nightly")(run.nightly)
+app.command("patch")(patch.patch)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(registry.app, name="registry")
 app.command("export")(export.export)

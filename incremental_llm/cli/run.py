@@ -23,9 +23,10 @@ def run(
 ) -> None:
     """Train, measure, and promote or reject.
 
-    One increment on the new feedback, measured on all suites; the gate decides. The same command again continues a run
-    that was interrupted. Exit code 0: promoted, 10: nothing to train, 20: rejected, 30: rejected and quarantined,
-    75: another run holds the workspace.
+    One increment on the new feedback, measured on all suites; the gate decides. With --set process=retrain it is one
+    adapter from the base on all feedback instead. The same command again continues a run that was interrupted. Exit
+    code 0: promoted, 10: nothing to train, 20: rejected, 30: rejected and quarantined, 75: another run holds the
+    workspace.
     """
     from incremental_llm.nightly import EXIT_CODES, LOADING, summary
 

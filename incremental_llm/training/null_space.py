@@ -30,14 +30,14 @@ def start_in_null_space(
     share. Deterministic, so every process comes to the same A.
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer) and adapter in m.lora_A}
-    for layer, C_DD in _input_products(model, layers, rows, autocast):
+    for layer, C_DD in input_products(model, layers, rows, autocast):
         weight = layer.lora_A[adapter].weight
         C_DD = C_DD + damping * C_DD.trace() / len(C_DD) * torch.eye(len(C_DD), device=C_DD.device)
         turned_RD = torch.linalg.solve(C_DD, weight.float().T).T
         weight.copy_(turned_RD * (weight.norm() / turned_RD.norm()))
 
 
-def _input_products(
+def input_products(
     model: Any, layers: dict[str, Any], rows: Sequence[Row], autocast: Any
 ) -> list[tuple[Any, torch.Tensor]]:
     """(layer, C_DD) of each layer: the sum over all tokens of x x^T, every x scaled to length 1.

@@ -18,7 +18,7 @@ import random
 import tempfile
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class OnlineTrainer:
         adapter_folders: the stack, oldest first; under `growth: continue` its last adapter goes on, else a fresh one
             above it does.
         settings: a recipe's; of each phase at most `steps` steps are run in an update.
-        anchors: everyday conversations with the answers of the anchor's teacher.
+        anchors: everyday conversations with the answers of the anchor's teacher; None: no anchor before `hold`.
         buffer: what earlier increments left to rehearse, `replay` how much of it an update sees.
     """
 
@@ -91,7 +91,7 @@ class OnlineTrainer:
         base_folder: Path,
         adapter_folders: Sequence[Path],
         settings: TrainingSettings,
-        anchors: Sequence[tuple[Conversation, str]] = (),
+        anchors: Sequence[tuple[Conversation, str]] | None = (),
         buffer: ReplayBuffer | None = None,
         replay: ReplaySettings | None = None,
         steps: int = 8,
@@ -109,7 +109,7 @@ class OnlineTrainer:
         self._below = list(adapter_folders)
         self._progress = progress
         frozen, self._going_on = split_stack(adapter_folders, settings)
-        anchor = anchor_of(self.tokenizer, anchors, settings)
+        anchor = None if anchors is None else anchor_of(self.tokenizer, anchors, settings)
         from_base = settings.anchor.teacher == "base" and bool(adapter_folders)
         if anchor is not None and from_base:
             progress("remembering the base's everyday answers", 0, 1, None)
@@ -136,6 +136,13 @@ class OnlineTrainer:
             for phase in settings.phases
         }
         self._done: list[UpdateReport] = []
+
+    def hold(self, anchors: Sequence[tuple[Conversation, str]]) -> None:
+        """Hold the policy, from here on, to what it says now in these conversations; in the place of other anchors."""
+        anchor = anchor_of(self.tokenizer, anchors, self.settings)
+        if anchor is not None:
+            anchor.remember_teacher(self.causal_lm, self.autocast)
+        self._regularizers = replace(self._regularizers, anchor=anchor)
 
     @property
     def causal_lm(self) -> Any:

@@ -100,6 +100,24 @@ def example_decision() -> Decision:
     )
 
 
+@dataclass(frozen=True)
+class PatchRecord:
+    """What the command line reads of `training.patch.PatchRecord`, which imports torch."""
+
+    adapter: Path
+    answer_before: str
+    answer_after: str
+    nll_before: float
+    nll_after: float
+    steps: int
+    tokens: int
+    scale: float
+    parameters: int
+    neighbours: Any
+    unrelated: Any
+    seconds: float
+
+
 @dataclass
 class Outcome:
     """What the command line reads of `pipeline.RunOutcome`."""
@@ -253,6 +271,13 @@ class FakeWorkspace:
     def plan(self) -> Any:
         self.remember("plan")
         return SimpleNamespace(lines=("train on 3 records", "measure 2 suites"))
+
+    def patch(self, event: str, out: Path | None, *, prompts: Sequence[str], settings: Any, progress: Any) -> Any:
+        self.remember("patch", event, out, tuple(prompts), settings.neighbours_may_move)
+        moved = SimpleNamespace(prompt="where?", before="here", after="there", kl=0.2)
+        near = SimpleNamespace(count=8, moved=(moved,), changed=3, mean_kl=0.01, max_kl=0.2)
+        far = SimpleNamespace(count=16, moved=(), changed=0, mean_kl=0.001, max_kl=0.002)
+        return PatchRecord(Path("patches/k1"), "no", "yes", 4.5, 0.25, 12, 900, 0.5, 1000, near, far, 9.5)
 
     def evaluate(self, ref: str, suites: Sequence[str] | None, progress: Any) -> EvaluationReport:
         self.remember("evaluate", ref, suites)

@@ -25,13 +25,14 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     assert done.returncode == 0
     assert done.stderr.strip() == "[]"
     shown = [line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line.strip()]
-    expected = "init feedback dataset run nightly evaluate registry export report chat doctor"
+    expected = "init feedback dataset run nightly patch evaluate registry export report chat doctor"
     assert shown == expected.split()
     assert "..." not in done.stdout.split("Commands:")[1]
 
 
 @pytest.mark.parametrize(
-    "noun", ["", "feedback", "dataset", "registry", "registry promote", "run", "export", "doctor", "chat", "init"]
+    "noun",
+    ["", "feedback", "dataset", "registry", "registry promote", "run", "patch", "export", "doctor", "chat", "init"],
 )
 def test_every_help_says_what_the_command_does(illm, noun: str) -> None:
     done = illm(*noun.split(), "--help")
@@ -60,6 +61,7 @@ def test_version(illm, monkeypatch) -> None:
         "run",
         "run --dry-run",
         "nightly",
+        "patch k1",
         "evaluate",
         "registry list",
         "registry show",

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from incremental_llm.training.batching import Row
-from incremental_llm.training.null_space import _input_products, start_in_null_space
+from incremental_llm.training.null_space import input_products, start_in_null_space
 
 EVERYDAY = [Row((5, 6, 7, 8), (9, 10)), Row((5, 6, 11), (12, 13, 14)), Row((5, 6, 7), (15,))]
 
@@ -80,7 +80,7 @@ def test_autocast_does_not_round_the_products(adapted: Any) -> None:
     rows = [Row(tuple(range(5, 25)), tuple(range(30, 40 + i))) for i in range(20)]
     layers = layers_of(adapted)
     with torch.no_grad():
-        products = _input_products(adapted, layers, rows, lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+        products = input_products(adapted, layers, rows, lambda: torch.autocast("cpu", dtype=torch.bfloat16))
     for _layer, C_DD in products:  # every x has length 1, so the trace counts tokens
         assert C_DD.dtype == torch.float32
         assert C_DD.trace().item() == pytest.approx(sum(row.length for row in rows), rel=1e-5)
