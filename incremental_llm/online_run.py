@@ -10,7 +10,7 @@ and mixed with replay like a night of its own, and policy changes end what was l
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,13 +62,15 @@ class OnlineBatch:
 class OnlineRun:
     """All batches, and production and the policy after the last one on the same suites; `adapter` is what they left.
 
-    `version` is production's, which is unchanged. `report.json` beside the adapter holds the same.
+    `version` is production's, which is unchanged; `between` are reports at places in the log on the way. `report.json`
+    beside the adapter holds the same.
     """
 
     version: int
     batches: tuple[OnlineBatch, ...]
     production: EvaluationReport
     after: EvaluationReport
+    between: dict[int, EvaluationReport]
     adapter: Path
     notes: tuple[str, ...]
 
@@ -95,10 +97,12 @@ def run_online(
     steps: int,
     out: Path,
     progress: Progress,
+    marks: Collection[int] = (),
 ) -> OnlineRun:
     """Take the pending events in, `batch` pieces of feedback at a time and `steps` steps of a phase at most.
 
-    The registry gets the adapter as an object, so that it can be measured like any stack, and nothing else.
+    The registry gets the adapter as an object, so that it can be measured like any stack, and nothing else. `marks`
+    are places in the log: behind the batch that reaches one, the policy is kept and measured as well.
 
     Raises:
         NothingToTrainError: no new feedback, or none that a phase could be trained on.
@@ -129,6 +133,7 @@ def run_online(
         progress=progress,
     )
     batches: list[OnlineBatch] = []
+    kept: dict[int, Path] = {}
     waiting: tuple[Example, ...] = ()
     changes, accepted = todo.changes, todo.accepted
     parts = list(_batches(todo.events, batch))
@@ -150,18 +155,25 @@ def run_online(
         except NothingToTrainError as nothing:  # too few of a kind wait for the next ones
             waiting, done = examples, _batch(part, len(dataset.examples), started, note=str(nothing))
         batches.append(done)
+        for mark in sorted(mark for mark in set(marks) - kept.keys() if mark <= part[-1].seq):
+            kept[mark] = trainer.save(out / f"adapter-{mark}").adapter
         progress(f"update {number} in {done.seconds:.1f} s", number, len(parts), next(iter(done.losses.values()), None))
     if not trainer.updates:
         raise NothingToTrainError(f"none of {len(parts)} batches could be trained on: {batches[-1].note}")
     result = trainer.save(out / "adapter")
     del trainer
-    stack = todo.below.plus(registry.put_object(result.adapter), result.replaces)
-    after = measured.report(stack, suites, "the policy after online updates")
+
+    def judged(adapter: Path, when: str) -> EvaluationReport:
+        stack = todo.below.plus(registry.put_object(adapter), result.replaces)
+        return measured.report(stack, suites, f"the policy {when}")
+
+    between = {mark: judged(adapter, f"after event {mark}") for mark, adapter in kept.items()}
+    after = judged(result.adapter, "after online updates")
     left = f"{len(waiting)} examples of the last batches were too few to be trained on" if waiting else ""
     notes = tuple(filter(None, (*result.notes, spared, left)))
-    done_all = OnlineRun(todo.head.version, tuple(batches), production, after, result.adapter, notes)
-    write_json(out / "report.json", _record(done_all, config))
-    return done_all
+    whole = OnlineRun(todo.head.version, tuple(batches), production, after, between, result.adapter, notes)
+    write_json(out / "report.json", _record(whole, config))
+    return whole
 
 
 def _batches(events: Sequence[StoredEvent], size: int) -> Iterator[tuple[StoredEvent, ...]]:
@@ -194,10 +206,9 @@ def _batch(
 
 
 def _record(run: OnlineRun, config: RunConfig) -> dict[str, object]:
-    scores = {
-        side: {name: found.score for name, found in report.suites.items()}
-        for side, report in (("production", run.production), ("after", run.after))
-    }
+    reports = {"production": run.production, "after": run.after}
+    reports |= {f"after event {mark}": report for mark, report in run.between.items()}
+    scores = {side: {name: found.score for name, found in report.suites.items()} for side, report in reports.items()}
     return {
         "production_version": run.version,
         "scores": scores,

@@ -15,7 +15,7 @@ content-addressed folders, so two processes may open the same one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -214,8 +214,18 @@ class Workspace:
         with exclusive(self.config.workspace):
             return self._run(progress, train)
 
-    def online(self, out: Path, *, batch: int = 4, steps: int = 8, progress: Progress = silent) -> OnlineRun:
+    def online(
+        self,
+        out: Path,
+        *,
+        batch: int = 4,
+        steps: int = 8,
+        marks: Collection[int] = (),
+        progress: Progress = silent,
+    ) -> OnlineRun:
         """What learning at once makes of the pending feedback, `batch` pieces at a time; nothing is promoted.
+
+        `marks` are places in the log behind which it is measured on the way.
 
         Raises:
             NothingToTrainError: no new feedback, or none of it could be used.
@@ -235,6 +245,7 @@ class Workspace:
                 steps=steps,
                 out=out,
                 progress=progress,
+                marks=marks,
             )
 
     def patch(

@@ -164,8 +164,8 @@ class PatchSettings(_Settings):
     """A targeted patch: how small its adapter is, when it is done, and how little anything else may move.
 
     In bf16 a greedy answer changes where two tokens are nearly tied, whatever is rounded otherwise: random noise of
-    0.4 % on a third of SmolLM2-135M's weights changes 12 of 40 everyday answers of 16 tokens. So an answer that differs
-    at a KL below `tie_kl` is counted and shown, and has not moved.
+    0.4 % on SmolLM2-135M's `down_proj` weights changes a third of everyday answers of 16 tokens (`tie_share` of
+    benchmarks/patch.py). So an answer that differs at a KL below `tie_kl` is counted and shown, and has not moved.
     """
 
     seed: int = Field(0, ge=0, lt=2**32)

@@ -42,7 +42,7 @@ def test_every_batch_is_learnt_at_once_and_nothing_is_promoted(
     given = seen_by_updates(monkeypatch)
     with Workspace.create(tiny_config()) as workspace:
         workspace.import_feedback(write_log(tmp_path / "n1.jsonl", night(1, GOOD, BAD)))
-        done = workspace.online(tmp_path / "out", batch=4, steps=4)
+        done = workspace.online(tmp_path / "out", batch=4, steps=4, marks=[9])
         assert [(b.events, b.examples) for b in done.batches] == [(8, 8), (8, 8), (8, 8), (4, 4)]
         assert len(given) == 4
         assert [b.replayed > 0 for b in done.batches] == [False, True, True, True]
@@ -54,7 +54,8 @@ def test_every_batch_is_learnt_at_once_and_nothing_is_promoted(
         assert workspace.registry.attempts() == () and not workspace.registry.verify()
         told = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
         assert told["seconds"] == pytest.approx(done.seconds) and len(told["batches"]) == 4
-        assert set(told["scores"]) == {"production", "after"}
+        assert set(told["scores"]) == {"production", "after", "after event 9"}
+        assert done.between[9].stack_digest not in {done.after.stack_digest, done.production.stack_digest}
         with pytest.raises(InputError, match="out exists"):
             workspace.online(tmp_path / "out")
         assert workspace.run().version == 1  # the same events are the next increment's all the same
