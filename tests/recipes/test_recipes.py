@@ -11,7 +11,7 @@ from incremental_llm.config import load_config
 from incremental_llm.evaluation import load_suites
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("nightly_*.yaml"))
+RECIPES = [path for path in sorted((ROOT / "recipes").glob("*.yaml")) if not path.name.startswith("accelerate_")]
 SECTIONS = ["workspace", "base", "suites", "compile", "replay", "training", "gate"]
 by_name = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
 
