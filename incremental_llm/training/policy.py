@@ -104,14 +104,19 @@ def penalties_of(
             found = "none" if not fisher else "that of another growth"
             notes.append(f"ewc: expected the Fisher information of the adapter before, found {found}: no penalty")
         else:
-            penalties.append((DiagonalEwc if going_on else FoldedEwc)(peft_model, fisher, settings.ewc.weight))
+            ewc = (DiagonalEwc if going_on else FoldedEwc)(peft_model, fisher, settings.ewc.weight)
+            if ewc.layers:
+                penalties.append(ewc)
+            else:
+                notes.append("ewc: the Fisher information of the adapter before is of other layers: no penalty")
     if settings.orthogonal.weight and frozen_folders:
         orthogonality = Orthogonality(
             peft_model, [read_adapter(folder) for folder in frozen_folders], settings.orthogonal.weight
         )
         if settings.orthogonal.start and going_on is None:
             orthogonality.start_outside()
-        penalties.append(orthogonality)
+        if orthogonality.layers:
+            penalties.append(orthogonality)
         if orthogonality.full:
             notes.append(f"orthogonal: earlier adapters read all inputs of {orthogonality.full} layers: left out there")
     elif settings.orthogonal.weight and going_on:

@@ -333,3 +333,23 @@ def test_orthogonality_keeps_the_new_adapter_out_of_what_the_old_one_reads(night
         return sum(shares) / len(shares)
 
     assert share(held) < 0.5 * share(free)
+
+
+def test_a_fisher_of_other_layers_holds_nothing_and_that_is_said(tmp_path: Path, increment: Callable[..., Any]) -> None:
+    on = {"ewc": {"weight": 1.0}, "orthogonal": {"weight": 1.0}}
+    attention = settings_of("sft", lora={"rank": 4, "alpha": 8, "targets": ["q_proj"]}, **on)
+    below = increment(settings=attention, out=tmp_path / "below").adapter
+    mlp = settings_of("sft", lora={"rank": 4, "alpha": 8, "targets": ["up_proj"]}, **on)
+    result = increment(settings=mlp, adapter_folders=[below], out=tmp_path / "above")
+    assert any("of other layers: no penalty" in note for note in result.notes)
+    assert not {"ewc", "orthogonal"} & set(result.phases[0].terms)
+
+
+def test_layers_whose_inputs_are_all_read_are_left_out_and_that_is_said(
+    tmp_path: Path, increment: Callable[..., Any]
+) -> None:
+    full = settings_of("sft", lora={"rank": 32, "alpha": 32, "targets": ["q_proj"]}, orthogonal={"weight": 1.0})
+    below = increment(settings=full, out=tmp_path / "below").adapter
+    result = increment(settings=full, adapter_folders=[below], out=tmp_path / "above")
+    assert "orthogonal: earlier adapters read all inputs of 2 layers: left out there" in result.notes
+    assert "orthogonal" not in result.phases[0].terms

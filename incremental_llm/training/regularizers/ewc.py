@@ -52,6 +52,11 @@ class FoldedEwc:
             if total := float(row_O.sum()):
                 self._layers.append((A, B, layer.scaling["default"] ** 2 / (2 * total), row_O, column_I))
 
+    @property
+    def layers(self) -> int:
+        """How many layers have a Fisher to be held by."""
+        return len(self._layers)
+
     def loss(self) -> torch.Tensor:
         """weight * 1/2 sum F (s·BA)^2 over all layers, in nats a token, at least 0."""
         total = torch.zeros((), device=self._layers[0][0].device if self._layers else None)
@@ -76,6 +81,11 @@ class DiagonalEwc:
                     parameter = factor["default"].weight
                     start = parameter.detach().clone()
                     self._factors.append((parameter, start, fisher[f"{name}.{side}"].to(parameter.device)))
+
+    @property
+    def layers(self) -> int:
+        """How many factors have a Fisher to be held by."""
+        return len(self._factors)
 
     def loss(self) -> torch.Tensor:
         """weight * 1/2 sum F (theta - start)^2, in nats a token, at least 0."""

@@ -43,6 +43,11 @@ class Orthogonality:
                 else:
                     self._layers.append((A, Q_IE))
 
+    @property
+    def layers(self) -> int:
+        """How many layers were adapted before and are not full."""
+        return len(self._layers)
+
     def loss(self) -> torch.Tensor:
         """weight * mean of ||A Q||^2 / ||A||^2; 0 where no layer was adapted before."""
         if not self._layers:
