@@ -28,7 +28,7 @@ from incremental_llm.chat import Conversation, json_digest
 from incremental_llm.dataset.examples import SftExample
 from incremental_llm.errors import InputError
 from incremental_llm.evaluation.generate import greedy_answers
-from incremental_llm.replay import ReplayBuffer, anchor_prompts, mix
+from incremental_llm.replay import Facts, ReplayBuffer, anchor_prompts, mix
 from incremental_llm.training.increment import train_increment
 from incremental_llm.training.settings import TrainingSettings
 
@@ -78,20 +78,21 @@ def sequence(bench: Bench, name: str, method: Method, order: Sequence[str], labe
         {"versions": [one an increment: "task", "seconds", "cpu_seconds", "steps", "tokens", "replayed", "right"]}
     """
     settings = settings_of(bench.setting, method, seed=seed)
-    told = {"method": name, "order": list(order), "replay": method.replay.model_dump(mode="json")}
+    replay = method.replay
+    told = {"method": name, "order": list(order), "replay": replay.model_dump(mode="json", exclude_defaults=True)}
 
     def run() -> dict[str, Any]:
-        buffer, stack, versions = ReplayBuffer(capacity=method.replay.capacity), [], []
+        buffer, stack, versions = ReplayBuffer().under(replay, seed, Facts({})), [], []
         for number, task in enumerate(order, 1):
             new = bench.rows(task, seed)
-            mixture = mix(new, buffer, method.replay, seed)
+            mixture = mix(new, buffer, replay, seed)
             examples = [row.example for row in mixture.rows]
             replayed = {row.example.id for row in mixture.rows if row.origin == "replay"}
             said = f"{name}, order {label}, seed {seed}: {number} {task}"
             stack, version = _increment(bench, stack, examples, replayed, settings, order, said)
             versions.append(version | {"task": task})
             bench.say(f"{said}, {_said(version)}")
-            buffer = buffer.updated(new, number, seed)
+            buffer = buffer.updated(new, number, seed, replay)
         return {"versions": versions}
 
     identity = _identity(bench, order, settings, told)
