@@ -19,14 +19,14 @@ from incremental_llm.adapters.stack import adapter_paths
 from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Conversation, Message, json_digest, last_user_text
 from incremental_llm.config import RunConfig
-from incremental_llm.dataset import AcceptedCorrection, SftExample, UnpairedExample
+from incremental_llm.dataset import SftExample, UnpairedExample
 from incremental_llm.dataset.dedup import normalised, prompt_key, same_statement
 from incremental_llm.errors import InputError
 from incremental_llm.evaluation import Suite, all_questions
 from incremental_llm.evaluation.scorers import TEXT_SCORERS
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.events import Correction, Interaction, references
-from incremental_llm.pending import Pending, compile_pending, left_out, policy_changes
+from incremental_llm.pending import Pending, accepted_corrections, compile_pending, left_out, policy_changes
 from incremental_llm.pipeline import Progress
 from incremental_llm.registry import Registry
 from incremental_llm.replay import ReplayBuffer, anchor_prompts
@@ -105,7 +105,6 @@ def correction_example(
         found = "no event of this id" if stored is None else f"a {stored.event.type}"
         raise InputError(f"patch {event!r}: expected the id of a correction in the log, found {found}.")
     head = registry.head()
-    accepted = registry.get_json(head.corrections) if head.corrections else []
     todo = Pending(
         head=head,
         below=head.stack,
@@ -113,7 +112,7 @@ def correction_example(
         context=store.get(references(stored.event)),
         changes=policy_changes(store, store.head(), config, left_out(registry)),
         buffer=ReplayBuffer(),
-        accepted=tuple(AcceptedCorrection.model_validate(item) for item in accepted),
+        accepted=accepted_corrections(registry, head),
         until=stored.seq,
     )
     dataset = compile_pending(todo, config, all_questions(config.suites.folder), tokenizer)

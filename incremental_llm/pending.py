@@ -96,7 +96,6 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
         )
     own = {stored.event.id for stored in events}
     missing = {name for stored in events for name in references(stored.event)} - own
-    accepted = registry.get_json(head.corrections) if head.corrections else []
     stored = _stored_buffer(registry, head)
     sources = {name for item in stored.items for name in item.example.sources} if config.replay.reads_events else ()
     replayed = store.get(sorted(sources))
@@ -107,7 +106,7 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
         context=store.get(sorted(missing)),
         changes=changes_in_effect(registry, store, config),
         buffer=stored.under(config.replay, config.training.seed, Facts(replayed)),
-        accepted=tuple(AcceptedCorrection.model_validate(item) for item in accepted),
+        accepted=accepted_corrections(registry, head),
         until=until,
         replayed=replayed,
     )
@@ -301,6 +300,12 @@ def check_phases(mixture: Mixture, config: RunConfig) -> None:
 def still_true(accepted: Sequence[AcceptedCorrection], gone: frozenset[str]) -> tuple[AcceptedCorrection, ...]:
     """The corrections that stand on nothing superseded."""
     return tuple(c for c in accepted if not {c.event_id, c.interaction_id} & gone)
+
+
+def accepted_corrections(registry: Registry, version: Snapshot) -> tuple[AcceptedCorrection, ...]:
+    """The corrections that a version stands on."""
+    stored = registry.get_json(version.corrections) if version.corrections else []
+    return tuple(AcceptedCorrection.model_validate(item) for item in stored)
 
 
 def _stored_buffer(registry: Registry, head: Snapshot) -> ReplayBuffer:

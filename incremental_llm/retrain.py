@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from incremental_llm.config import RunConfig
-from incremental_llm.dataset import AcceptedCorrection, Example
+from incremental_llm.dataset import Example
 from incremental_llm.errors import NothingToTrainError
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.events import UnknownEvent, references
-from incremental_llm.pending import Pending, check_same_log, left_out
+from incremental_llm.pending import Pending, accepted_corrections, check_same_log, left_out
 from incremental_llm.registry import Registry, consumed, increments_in
 from incremental_llm.replay import Facts, ReplayBuffer, ReplaySettings
 
@@ -50,7 +50,6 @@ def read_all(registry: Registry, store: FeedbackStore, config: RunConfig, until:
         )
     own = {stored.event.id for stored in events}
     missing = {name for stored in events for name in references(stored.event)} - own
-    accepted = registry.get_json(head.corrections) if head.corrections else []
     return Pending(
         head=head,
         below=head.stack.model_copy(update={"adapters": ()}),
@@ -58,7 +57,7 @@ def read_all(registry: Registry, store: FeedbackStore, config: RunConfig, until:
         context=store.get(sorted(missing)),
         changes=(),
         buffer=ReplayBuffer().under(config.replay, config.training.seed, Facts({})),
-        accepted=tuple(AcceptedCorrection.model_validate(item) for item in accepted),
+        accepted=accepted_corrections(registry, head),
         until=until,
     )
 

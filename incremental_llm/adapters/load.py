@@ -82,8 +82,8 @@ def load_base(
     device = device or default_device()
     if device.type == "cpu":
         keep_freed_memory()
-    # Measured on a CPU at chat lengths: eager attention trains 1.35x faster than sdpa, whose backward is slow there,
-    # and generates 1.2x slower.
+    # Training on a CPU replaces eager attention by blocks of its own (training/attention.py), or keeps it where an
+    # architecture has scores of its own; sdpa generates 1.2x faster.
     eager = to_train and device.type == "cpu"
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "eager" if eager else "sdpa"}
     if quantization == "nf4":

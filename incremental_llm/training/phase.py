@@ -23,6 +23,7 @@ from incremental_llm.errors import TrainingError, TrainingInterrupted
 from incremental_llm.training.batching import Row
 from incremental_llm.training.checkpoint import SealCheckpoints, last_complete_checkpoint
 from incremental_llm.training.distributed import agreed
+from incremental_llm.training.growth import set_values, trained_values
 from incremental_llm.training.interruption import Interruption, StopWhenTold
 from incremental_llm.training.losses import dpo_losses, kto_losses
 from incremental_llm.training.moments import Moments, moments_of
@@ -97,7 +98,7 @@ def run_phase(
     if checkpoint is None and (note := agreed(_nothing_to_learn(model, plan, context.autocast))):
         log.warning("%s", note)
         return PhaseReport(phase.objective, plan.examples, 0, 0, time.monotonic() - started, note=note), {}
-    start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    start = trained_values(model)
     micro = _first_micro_batch(plan, context.settings)
     while True:
         try:
@@ -190,11 +191,8 @@ def _halved(micro: int, objective: str, error: BaseException) -> int:
 
 def _forget_failed_try(model: Any, start: dict[str, torch.Tensor]) -> None:
     """The adapter as it was before the try; what the try still holds is let go."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in start:
-                parameter.copy_(start[name])
-                parameter.grad = None
+    set_values(model, start)
+    model.zero_grad()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
