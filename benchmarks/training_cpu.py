@@ -1,10 +1,12 @@
-"""Training speed on a CPU, side by side with TRL on the same token ids, with the real SmolLM2-135M in fp32.
+"""Training speed on a CPU, side by side with TRL on the same token ids, with the real SmolLM2-135M.
 
     python benchmarks/training_cpu.py [--pairs 5] [--only ROW ... [--keep]] [--no-search] [--quick] [--threads 1]
 
 For each row TRL runs as shipped and with the best of its options, which are searched first; then the sides step in
 turns, A B A B, each in its own process, and a figure is the median of the ratios with its range. Both sides train the
-same rows in every optimizer step. Ours is the product's own path, without the anchor, which no rival has.
+same rows in every optimizer step. Ours is the product's own path, without the anchor, which no rival has, in bf16 where
+the machine computes it natively and else in fp32; TRL's options are searched in both where both make sense. The losses
+are compared in fp32 everywhere.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from pathlib import Path
 from record import RESULTS, record
 from training.figures import NIGHT, after_merging, loss_gap, spread
 from training.measure import Side, Turns, take_turns
-from training.rows import BEST, SHAPES, TRIED
+from training.rows import BEST, SHAPES, Precision, shipped, tried
 
+from incremental_llm.adapters.load import native_dtype
 from incremental_llm.base_models import resolve
 
 ROWS = ("sft", "depth", "dpo_300_100", "dpo_100_400", "kto", "qlora", "uniform", "losses")
@@ -71,6 +74,7 @@ class Run:
         self.figures: dict[str, float] = {}
         self.tried: dict[str, dict[str, float]] = {}
         self.search = True
+        self.native: Precision = "bf16" if native_dtype() == "bfloat16" else "fp32"
         self._started = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -86,9 +90,9 @@ class Run:
 
     def _against_trl(self, row: str) -> None:
         best = self._best(row)
-        sides = [Side("ours", "ours"), Side("tuned", best)]
+        sides = [self._ours("ours"), Side("tuned", best)]
         if row in {"sft", "qlora"}:
-            sides.append(Side("shipped", "shipped"))
+            sides.append(Side("shipped", shipped(self.native)))
         found = self._turns(row, sides)
         name = "uniform_control" if row == "uniform" else f"{row}_vs_tuned"
         self._keep(name, found["tuned"], found["ours"])
@@ -108,8 +112,8 @@ class Run:
 
             self.say(f"depth: making {DEPTHS[-1]} adapters")
             stack = tuple(make_stack(resolve("smollm2-135m").folder, DEPTHS[-1], Path(folder)))
-            sides = [Side(f"ours on {depth}", "ours", stack[:depth]) for depth in DEPTHS]
-            sides += [Side(f"tuned on {depth}", BEST["depth"], stack[:depth]) for depth in DEPTHS[1:]]
+            sides = [self._ours(f"ours on {depth}", stack[:depth]) for depth in DEPTHS]
+            sides += [Side(f"tuned on {depth}", self._known("depth"), stack[:depth]) for depth in DEPTHS[1:]]
             found = self._turns("depth", sides)
         for depth in DEPTHS[1:]:
             ours, rival = found[f"ours on {depth}"], found[f"tuned on {depth}"]
@@ -130,15 +134,22 @@ class Run:
     def _best(self, row: str) -> str:
         """The fastest of the options tried, in turns of their own; shown at the end."""
         if self.quick or not self.search:
-            return BEST[row]
+            return self._known(row)
         seconds: dict[str, float] = {}
-        for name in TRIED[row]:  # one process at a time: so many would not fit
+        for name in tried(row, self.native):  # one process at a time: so many would not fit
             (turns,) = take_turns(
                 row, [Side(name, name)], turns=2, steps=SHAPES[row].steps, threads=self.threads, say=self.say
             ).values()
             seconds[name] = min(getattr(turns, self.clock))
         self.tried[row] = seconds
         return min(seconds, key=lambda name: seconds[name])
+
+    def _ours(self, name: str, stack: tuple[Path, ...] = ()) -> Side:
+        return Side(name, "ours", stack, self.native)
+
+    def _known(self, row: str) -> str:
+        """What an earlier search found best, in what this machine computes natively."""
+        return BEST[row] if self.native == "fp32" else f"{BEST[row]}, bf16"
 
     def _turns(self, row: str, sides: list[Side]) -> dict[str, Turns]:
         return take_turns(row, sides, turns=self.pairs, steps=SHAPES[row].steps, threads=self.threads, say=self.say)

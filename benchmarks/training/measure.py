@@ -19,11 +19,15 @@ ROOT = WORKER.parent.parent.parent
 
 @dataclass(frozen=True)
 class Side:
-    """`name` in the table; `uses`: "ours", or one of TRL's variants; `stack`: the adapters below the trained one."""
+    """`name` in the table; `uses`: "ours", or one of TRL's variants; `stack`: the adapters below the trained one.
+
+    `precision` is that of ours; a variant has its own.
+    """
 
     name: str
     uses: str
     stack: tuple[Path, ...] = ()
+    precision: str = "fp32"
 
 
 @dataclass
@@ -62,6 +66,7 @@ class Process:
             "stack": [str(path) for path in side.stack],
             "folder": str(folder),
             "threads": threads,
+            "precision": side.precision,
         }
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),

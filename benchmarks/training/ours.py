@@ -9,7 +9,7 @@ from typing import Any
 from training import data
 from training.rows import Shape
 
-from incremental_llm.adapters.load import load_stack
+from incremental_llm.adapters.load import DTYPES, load_stack
 from incremental_llm.training.adapter import adapter_in_autocast_dtype, autocast_of, new_adapter, save_adapter
 from incremental_llm.training.batching import TokenExample
 from incremental_llm.training.phase import PhaseContext, run_phase
@@ -29,10 +29,8 @@ def train(
     folder: Path,
 ) -> None:
     """Fold, plan, and train behind the gate; it does not return."""
-    import torch
-
     started = time.perf_counter()
-    model = load_stack(base, stack, dtype=torch.float32, quantization=shape.quantization, to_train=True)
+    model = load_stack(base, stack, dtype=DTYPES[settings.dtype], quantization=shape.quantization, to_train=True)
     loaded = time.perf_counter()
     attach_labelled_head(model)
     autocast, phase = autocast_of(model, settings), settings.phases[0]

@@ -1,9 +1,8 @@
 """The rival: TRL's trainers as a person would set them up by hand for one night, on the same rows.
 
-fp32 throughout. TRL's own default, `bf16=True`, is left out on purpose: this CPU only emulates bf16 and would take
-seven times as long, and for the same reason the bf16 adapter that TRL makes for a 4-bit base is kept in fp32. What is
-measured is the stronger rival. Order, learning rate and seed are ours, so that losses can be compared; they cost
-nothing, and the order, by length, spares TRL some padding.
+In fp32 and, where the machine computes it natively, in bf16: weights in bf16, autocast, adapters in fp32 (TRL makes
+them bf16 for a 4-bit base; they are kept in fp32 like ours). Order, learning rate and seed are ours, so that losses can
+be compared; they cost nothing, and the order, by length, spares TRL some padding.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ class _DPO(_Tokenised, DPOTrainer): ...
 class _KTO(_Tokenised, KTOTrainer): ...
 
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TRAINERS = {"sft": (SFTTrainer, SFTConfig), "dpo": (_DPO, DPOConfig), "kto": (_KTO, KTOConfig)}
 
 
@@ -65,7 +65,7 @@ def train_with(variant: Variant) -> Callable[..., None]:
         trainer_class, config_class = TRAINERS[shape.objective]
         trainer = trainer_class(
             model=model,
-            args=config_class(**(_arguments(shape, steps, settings, stack, folder) | variant.options)),
+            args=config_class(**(_arguments(shape, steps, settings, stack, folder, variant) | variant.options)),
             train_dataset=Dataset.from_list([_columns(shape.objective, row) for row in rows]),
             processing_class=tokenizer,
             peft_config=LoraConfig(
@@ -88,12 +88,13 @@ def train_with(variant: Variant) -> Callable[..., None]:
 
 
 def _model(base: Path, stack: list[Path], shape: Shape, variant: Variant) -> Any:
-    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": variant.attention}
+    dtype = DTYPES[variant.precision]
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": variant.attention}
     if shape.quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.float32,
+            bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=True,
         )
     model = AutoModelForCausalLM.from_pretrained(base, **options)
@@ -133,13 +134,15 @@ def _columns(objective: str, row: dict[str, Any]) -> dict[str, Any]:
     return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
 
 
-def _arguments(shape: Shape, steps: int, settings: TrainingSettings, stack: list[Path], folder: Path) -> dict[str, Any]:
+def _arguments(
+    shape: Shape, steps: int, settings: TrainingSettings, stack: list[Path], folder: Path, variant: Variant
+) -> dict[str, Any]:
     phase = settings.phases[0]
     return {
         "output_dir": str(folder),
         "per_device_train_batch_size": shape.batch_size,
         "max_steps": steps,
-        "bf16": False,
+        "bf16": variant.precision == "bf16",
         "train_sampling_strategy": "sequential",
         "learning_rate": phase.learning_rate,
         "lr_scheduler_type": "cosine",

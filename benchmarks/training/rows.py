@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,14 @@ SHAPES = {
 class Variant:
     """One way to run TRL. `options` go to its config; `attention` to the model.
 
+    `precision` is its weights' and its autocast's; adapters are fp32 with both, which is PEFT's own default.
     `allocator` gives the rival our setting of glibc's allocator, which is no option of TRL's: nothing of what is
     measured then comes from it.
     """
 
     attention: str = "sdpa"
     allocator: bool = True
+    precision: Precision = "fp32"
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,7 +75,7 @@ LONG_PAIRS = PREFERENCES | {
     ),
 }
 
-TRIED = {
+_ROWS: dict[str, dict[str, Variant]] = {
     "sft": SHIPPED | SFT,
     "depth": SFT,
     "qlora": SHIPPED | SFT,
@@ -80,6 +85,30 @@ TRIED = {
     "dpo_300_100": SHIPPED | LONG_PAIRS,
     "dpo_100_400": SHIPPED | LONG_PAIRS,
 }
+
+
+def _in_both(variants: Mapping[str, Variant]) -> dict[str, Variant]:
+    """Every variant in fp32 and, marked by its name, in bf16."""
+    return {**variants, **{f"{name}, bf16": replace(one, precision="bf16") for name, one in variants.items()}}
+
+
+VARIANTS = {row: _in_both(variants) for row, variants in _ROWS.items()}
+
+
+def tried(row: str, native: Precision) -> list[str]:
+    """The options that are searched on a machine that computes `native` itself.
+
+    Where bf16 is emulated, TRL's own default of bf16 would be the weaker rival by far (thirty times slower products):
+    it is left out, and TRL as shipped runs in fp32 as well.
+    """
+    return [name for name, one in VARIANTS[row].items() if native == "bf16" or one.precision == "fp32"]
+
+
+def shipped(native: Precision) -> str:
+    """TRL as it comes: bf16, unless that is emulated."""
+    return "shipped, bf16" if native == "bf16" else "shipped"
+
+
 BEST = {  # the fastest found; a full run searches again
     "sft": "no checkpointing",
     "depth": "no checkpointing",

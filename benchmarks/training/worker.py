@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from training import data
-from training.rows import SHAPES, TRIED, Shape
+from training.rows import SHAPES, VARIANTS, Shape
 
 from incremental_llm.adapters.load import load_tokenizer
 from incremental_llm.base_models import resolve
@@ -77,7 +77,7 @@ def examples_of(shape: Shape, tokenizer: Any, steps: int) -> list[TokenExample]:
     return found if shape.objective == "sft" else found[: max(count, 2 * shape.batch_size)]
 
 
-def settings_of(shape: Shape, steps: int, examples: int) -> TrainingSettings:
+def settings_of(shape: Shape, steps: int, examples: int, precision: str) -> TrainingSettings:
     """The product's defaults, for one phase of so many steps, without the anchor, which no rival has."""
     phase = PhaseSettings(
         objective=shape.objective,
@@ -88,7 +88,7 @@ def settings_of(shape: Shape, steps: int, examples: int) -> TrainingSettings:
     )
     return TrainingSettings(
         seed=data.SEED,
-        precision="fp32",
+        precision=precision,
         quantization=shape.quantization,
         lora=LoraSettings(),
         anchor={"weight": 0.0},
@@ -103,14 +103,14 @@ def main() -> None:
     gate, shape, base = Gate(), SHAPES[told["row"]], resolve("smollm2-135m").folder
     tokenizer = load_tokenizer(base)
     examples = examples_of(shape, tokenizer, told["steps"])
-    settings = settings_of(shape, told["steps"], len(examples))
+    settings = settings_of(shape, told["steps"], len(examples), told["precision"])
     stack = [Path(folder) for folder in told["stack"]]
     if told["side"] == "ours":
         from training.ours import train
     else:
         from training.rival import train_with
 
-        train = train_with(TRIED[told["row"]][told["side"]])
+        train = train_with(VARIANTS[told["row"]][told["side"]])
     train(gate, shape, base, stack, tokenizer, examples, settings, Path(told["folder"]))
 
 
