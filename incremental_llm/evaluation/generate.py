@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from incremental_llm.adapters import varlen
 from incremental_llm.adapters.chat_tokens import completion_ids, end_of_turn_id, prompt_ids
 from incremental_llm.adapters.kv_cache import CACHE
 from incremental_llm.chat import Conversation
@@ -330,10 +331,14 @@ def _device(model: Any) -> torch.device:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Eval mode (no dropout) inside, the mode before it afterwards."""
-    training = model.training
+    """Eval mode (no dropout) and an attention that knows padding inside, what was before it afterwards."""
+    training, attention = model.training, model.config.get_text_config()._attn_implementation
     model.eval()
+    if attention == varlen.NAME:  # a model in training packs its rows; here they are padded
+        model.set_attn_implementation("sdpa")
     try:
         yield
     finally:
         model.train(training)
+        if attention == varlen.NAME:
+            model.set_attn_implementation(attention)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from incremental_llm.adapters import varlen
 from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids
 from incremental_llm.chat import Conversation, Message
 from incremental_llm.errors import IncrementalError
@@ -83,6 +84,18 @@ def test_no_prefix_is_shared_with_sliding_attention(tiny_model: Any, tiny_tokeni
     del tiny_model.config.layer_types
     assert module._shares_prefix(tiny_model)
     assert greedy_answers(tiny_model, tiny_tokenizer, asked[:1], max_new_tokens=6) == expected[:1]
+
+
+def test_a_model_that_packs_its_rows_in_training_answers_padded_ones(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    asked = conversations(SYSTEM)[:4]
+    pairs = [(conversation, "It is here.") for conversation in asked]
+    expected = greedy_answers(tiny_model, tiny_tokenizer, asked, max_new_tokens=6)
+    logps = [found.logp for found in completion_logps(tiny_model, tiny_tokenizer, pairs)]
+    varlen.register()
+    tiny_model.set_attn_implementation(varlen.NAME)  # what a GPU trains with: it knows no mask
+    assert greedy_answers(tiny_model, tiny_tokenizer, asked, max_new_tokens=6) == expected
+    assert [f.logp for f in completion_logps(tiny_model, tiny_tokenizer, pairs)] == pytest.approx(logps, abs=1e-3)
+    assert tiny_model.config._attn_implementation == varlen.NAME
 
 
 def test_identical_and_single_prompts(tiny_model: Any, tiny_tokenizer: Any) -> None:
