@@ -6,7 +6,6 @@ to end (SIGTERM), and halves its micro-batch when memory runs out.
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from incremental_llm.training.moments import Moments, moments_of
 from incremental_llm.training.objectives import TRAINERS
 from incremental_llm.training.plan import PhasePlan
 from incremental_llm.training.regularizers import Regularizers
-from incremental_llm.training.scoring import completion_logps
+from incremental_llm.training.scoring import completion_logps, free_memory, is_out_of_memory
 from incremental_llm.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -105,7 +104,7 @@ def run_phase(
             trainer = _trained(context, plan, folder, micro, moments)
             break
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             micro = _halved(micro, phase.objective, error)
         _forget_failed_try(model, start)  # outside of the handler: the error's traceback holds the activations
@@ -165,11 +164,6 @@ def _first_micro_batch(plan: PhasePlan, settings: TrainingSettings) -> int:
     return settings.micro_batch or max(1, plan.settings.batch_size // PartialState().num_processes)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA says it by its own class, the CPU's allocator by its words."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _halved(micro: int, objective: str, error: BaseException) -> int:
     """At most half the micro-batch; the step keeps its examples and its loss, in more parts.
 
@@ -193,9 +187,7 @@ def _forget_failed_try(model: Any, start: dict[str, torch.Tensor]) -> None:
     """The adapter as it was before the try; what the try still holds is let go."""
     set_values(model, start)
     model.zero_grad()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_memory()
 
 
 def _arguments(plan: PhasePlan, context: PhaseContext, folder: Path, micro: int) -> dict[str, Any]:

@@ -13,8 +13,9 @@ On a GPU, rows stand behind one another in one line, each for itself: nothing is
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from types import MethodType
 from typing import Any
@@ -23,6 +24,7 @@ import torch
 from transformers.modeling_outputs import CausalLMOutput
 
 from incremental_llm.adapters import varlen
+from incremental_llm.adapters.sharding import sharding
 from incremental_llm.errors import TrainingError
 from incremental_llm.training.attention import CAUSAL_BLOCKS
 from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows
@@ -251,9 +253,42 @@ def completion_logps(model: Any, rows: Sequence[Row], autocast: Any) -> list[flo
     """Summed log-probabilities of `rows` in their order, without gradients, in length-sorted chunks."""
     device = next(model.parameters()).device
     found: dict[int, float] = {}
-    for chunk in length_sorted_chunks(rows):
+
+    def score(chunk: list[int]) -> None:
         ids_BT, scored_BT = pad_rows([rows[i] for i in chunk])
         with autocast():
             logps_B = row_logps(model, ids_BT.to(device), scored_BT.to(device))
         found.update(zip(chunk, logps_B.float().tolist(), strict=True))
+
+    for chunk in length_sorted_chunks(rows):
+        as_memory_allows(chunk, score)
     return [found[index] for index in range(len(rows))]
+
+
+def as_memory_allows(chunk: list[int], run: Callable[[list[int]], None]) -> None:
+    """Run a chunk of rows, and where memory runs out its halves, down to single rows.
+
+    Not on a model that is spread over processes: these would no longer run the same passes.
+    """
+    try:
+        run(chunk)
+        return
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or len(chunk) == 1 or sharding():
+            raise
+    free_memory()  # outside of the handler: the error's traceback holds the activations
+    middle = len(chunk) // 2
+    for half in (chunk[:middle], chunk[middle:]):
+        as_memory_allows(half, run)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA says it by its own class, the CPU's allocator by its words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def free_memory() -> None:
+    """Give back what nothing holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows
-from incremental_llm.training.scoring import head_logits, labelled_hidden
+from incremental_llm.training.scoring import as_memory_allows, head_logits, labelled_hidden
 
 
 class Teacher(ABC):
@@ -30,7 +30,8 @@ class Teacher(ABC):
         """Store what `model`, a causal language model with a labelled head, says now of every row."""
         device = next(model.parameters()).device
         found: dict[int, Any] = {}
-        for chunk in length_sorted_chunks(self.rows):
+
+        def take(chunk: list[int]) -> None:
             ids_BT, scored_BT = pad_rows([self.rows[i] for i in chunk])
             with autocast():
                 hidden_ND = labelled_hidden(model.base_model, ids_BT.to(device), scored_BT.to(device))
@@ -38,6 +39,9 @@ class Teacher(ABC):
                 found.update(
                     (i, self._kept(model, part)) for i, part in zip(chunk, hidden_ND.split(lengths), strict=True)
                 )
+
+        for chunk in length_sorted_chunks(self.rows):
+            as_memory_allows(chunk, take)
         self._states = [found[index] for index in range(len(self.rows))]
 
     @abstractmethod
