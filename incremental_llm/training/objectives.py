@@ -13,6 +13,7 @@ Everything else (optimizer, schedule, clipping, accumulation, distribution, chec
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,10 @@ class _OnOneAdapter:
     micro_steps = 0
     moments: Moments | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._noted: dict[str, list[torch.Tensor]] = defaultdict(list)  # of the micro-batches of a step
+
     def _prepare_dataset(self, dataset: Any, *_args: Any, **_kwargs: Any) -> Any:
         return dataset  # rows arrive as token ids in their final order
 
@@ -74,13 +79,8 @@ class _OnOneAdapter:
         for name, term in self._terms(model, inputs, objective_NV, anchor_NV, share).items():
             self.note(name, term)
             loss = loss + term
+        self.note("loss", loss)
         self.micro_steps += 1
-        total = self.whole_batch(loss.detach()).mean().item()  # of all processes, so that all of them stop
-        if not math.isfinite(total):
-            raise TrainingError(
-                f"{self.objective}: the loss is {total} at step {self.state.global_step + 1}. "  # type: ignore[attr-defined]
-                "Training stopped before the weights were touched: lower the learning rate, or look at the batch."
-            )
         return loss
 
     def _logits(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, AnchorShare | None]:
@@ -137,13 +137,31 @@ class _OnOneAdapter:
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
         if self.accelerator.sync_gradients:  # type: ignore[attr-defined]
+            self._report_step(self.state.global_step + 1)  # type: ignore[attr-defined]
             check_gradients(self.model, self.state.global_step + 1)  # type: ignore[attr-defined]
         return loss
 
     def note(self, name: str, value: torch.Tensor) -> None:
-        """Add a value of this micro-batch, averaged over the processes, to the next log line."""
-        value = self.whole_batch(value.detach().float().mean())
-        self._metrics["train"][name].append(value.mean().item())  # type: ignore[attr-defined]
+        """Keep a value of this micro-batch for the step's log line; on its device, which is not waited for."""
+        self._noted[name].append(value.detach().float().mean())
+
+    def _report_step(self, step: int) -> None:
+        """Log the step's values, means over micro-batches and processes, in one collective and one transfer.
+
+        Raises:
+            TrainingError: the loss of any process is not finite; the weights have not been touched.
+        """
+        names = list(self._noted)
+        means_1K = torch.stack([torch.stack(self._noted[name]).mean() for name in names])[None]
+        values = dict(zip(names, self.whole_batch(means_1K).mean(0).tolist(), strict=True))
+        self._noted.clear()
+        if not math.isfinite(total := values.pop("loss")):  # of all processes, so that all of them stop
+            raise TrainingError(
+                f"{self.objective}: the loss is {total} at step {step}. "
+                "Training stopped before the weights were touched: lower the learning rate, or look at the batch."
+            )
+        for name, value in values.items():
+            self._metrics["train"][name].append(value)  # type: ignore[attr-defined]
 
     def whole_batch(self, values_B: torch.Tensor) -> torch.Tensor:
         """The values of all processes, as one tensor."""
