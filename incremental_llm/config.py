@@ -94,6 +94,15 @@ class RunConfig(BaseModel):
     training: TrainingSettings = TrainingSettings()
     gate: GatePolicy = GatePolicy()
 
+    @model_validator(mode="after")
+    def _no_key_without_effect(self) -> Self:
+        if self.training.dark.weight and self.replay.policy == "self_synthesised":
+            raise ValueError(
+                "training.dark holds replayed answers to the logits that they had when they were learnt, and replay of "
+                "policy self_synthesised has new answers every night: expected one of the two, found both"
+            )
+        return self
+
     @property
     def database_url(self) -> str:
         """The feedback database; a `?`, `#` or `%` in the workspace's path belongs to the path."""

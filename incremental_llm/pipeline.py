@@ -137,7 +137,7 @@ def judge_increment(
     dataset = _compiled(todo, config, asked, base, folder / "dataset")
     replay = replayable(todo, dataset, config, asked)
     facts = known(todo, config, base)
-    planned = mix(dataset.examples, replay.tonight, config.mixing, config.training.seed, facts)
+    planned = mix(dataset.examples, replay.tonight, config.mixing, config.training.seed, facts, config.training.passes)
     clock.lap("compile")
 
     kept = still_true(todo.accepted, dataset.superseded | todo.superseded)
@@ -162,6 +162,7 @@ def judge_increment(
             adapter_folders=adapter_paths(todo.below, registry.objects),
             examples=tuple(row.example for row in mixture.rows),
             replayed=frozenset(row.example.id for row in mixture.rows if row.origin == "replay"),
+            rehearsed=mixture.rehearsed,
             anchors=anchors,
             settings=config.training,
             out=folder / "training",

@@ -121,7 +121,14 @@ class Tonight:
 
     def mixed(self, buffer: ReplayBuffer) -> Mixture:
         """Tonight's examples with rows of this buffer."""
-        return mix(self.dataset.examples, buffer, self.config.mixing, self.config.training.seed, self.facts)
+        return mix(
+            self.dataset.examples,
+            buffer,
+            self.config.mixing,
+            self.config.training.seed,
+            self.facts,
+            self.config.training.passes,
+        )
 
 
 def rehearse(tonight: Tonight) -> Rehearsal:

@@ -174,7 +174,8 @@ class Workspace:
         superseded = pending.check_roles(self.registry, self.config, suites, todo)
         dataset = pending.compile_pending(todo, self.config, questions, self.tokenizer)
         replay = pending.replayable(todo, dataset, self.config, questions)
-        mixture = mix(dataset.examples, replay.tonight, self.config.mixing, self.config.training.seed, todo.facts)
+        training = self.config.training
+        mixture = mix(dataset.examples, replay.tonight, self.config.mixing, training.seed, todo.facts, training.passes)
         kept = pending.still_true(todo.accepted, dataset.superseded | todo.superseded)
         claim = claim_of(todo, dataset, kept, self.config, suites, superseded)
         pending.check_phases(mixture, self.config)

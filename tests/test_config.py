@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from incremental_llm.config import RunConfig, load_config
+from incremental_llm.config import RunConfig, load_config, parse_config
 from incremental_llm.errors import ConfigError
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "nightly_smollm2_cpu.yaml"
@@ -98,3 +98,8 @@ def test_the_feedback_database_is_in_the_workspace_whatever_it_is_called(tmp_pat
     found = make_url(config.database_url)
     assert (found.database, dict(found.query)) == (str(tmp_path / name / "feedback.db"), {})
     assert RunConfig(database="sqlite:////x/y.db").database_url == "sqlite:////x/y.db"
+
+
+def test_logits_of_old_have_nothing_to_hold_in_answers_that_are_new_every_night() -> None:
+    with pytest.raises(ConfigError, match="expected one of the two, found both"):
+        parse_config({"training": {"dark": {"weight": 1}}, "replay": {"policy": "self_synthesised"}}, source="test")

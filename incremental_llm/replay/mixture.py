@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from math import ceil
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,12 +29,17 @@ class MixedExample(BaseModel):
 
 
 class Realised(BaseModel):
-    """What the mixture of one kind became; `share` is replay / (new + replay), None without any row."""
+    """What the mixture of one kind became.
+
+    Of the `replay` old rows an epoch takes `an_epoch` in turn, where `wanted` were asked for; `share` is an_epoch /
+    (new + an_epoch), None without any row.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     new: int
     replay: int
+    an_epoch: int
     wanted: int
     share: float | None
     increments: dict[int, int]
@@ -52,26 +58,45 @@ class Mixture(BaseModel):
         return tuple(row for row in self.rows if row.example.kind == kind)
 
     @property
+    def rehearsed(self) -> dict[Kind, int]:
+        """The old rows of each kind that an epoch takes."""
+        return {kind: one.an_epoch for kind, one in self.realised.items()}
+
+    @property
     def sentence(self) -> str:
         """The mixture in words, with every kind that got fewer old rows than it wanted."""
-        replay, total = sum(r.replay for r in self.realised.values()), len(self.rows)
-        if replay:
-            said = f"Replay: +{replay} old rows interleaved ({100 * replay / total:.1f} % of {total})."
+        found = self.realised.values()
+        new, drawn, taken = (
+            sum(counts) for counts in zip(*((r.new, r.replay, r.an_epoch) for r in found), strict=True)
+        )
+        share = f"{100 * taken / max(1, new + taken):.1f} % of {new + taken}"
+        if not drawn:
+            said = f"Replay: no old rows among {new} new ones."
+        elif drawn == taken:
+            said = f"Replay: +{drawn} old rows interleaved ({share})."
         else:
-            said = f"Replay: no old rows among {total} new ones."
-        short = [f"{k} {r.replay} of {r.wanted}" for k, r in self.realised.items() if r.replay < r.wanted]
+            said = f"Replay: +{taken} old rows an epoch ({share}), {drawn} of them in turn."
+        short = [f"{k} {r.an_epoch} of {r.wanted}" for k, r in self.realised.items() if r.an_epoch < r.wanted]
         return said + (f" Fewer than wanted, the buffer holds no more that fit: {', '.join(short)}." if short else "")
 
 
 def mix(
-    new: Sequence[Example], buffer: ReplayBuffer, settings: ReplaySettings, seed: int, facts: Facts | None = None
+    new: Sequence[Example],
+    buffer: ReplayBuffer,
+    settings: ReplaySettings,
+    seed: int,
+    facts: Facts | None = None,
+    passes: Callable[[Kind, int], float] = lambda kind, rows: 1,
 ) -> Mixture:
     """Interleave old rows of `buffer` into `new`, kind by kind, the same way for the same seed.
 
+    `passes` gives the epochs over so many rows of a kind. Where old rows rotate, each epoch has its own share of them:
+    a model that sees many old rows a little forgets less than one that learns few by heart.
+
     A kind without new rows gets no old ones (its phase does not run), except SFT, which always rehearses. Old rows
     are drawn by the recipe's policy; a row that is also among the new ones is not taken twice; of unpaired rows the
-    replayed downs outweigh the replayed ups neither in number nor in weight. New rows are shuffled, old rows spread
-    evenly.
+    replayed downs outweigh the replayed ups neither in number nor in weight, a balance of the whole draw, so these do
+    not rotate. New rows are shuffled, old rows spread evenly.
 
     Raises:
         NothingToTrainError: `new` is empty; rehearsing alone is no increment.
@@ -93,7 +118,8 @@ def mix(
         def draw(pool: Sequence[ReplayItem], count: int, seed: str, kind: Kind = kind) -> list[ReplayItem]:
             return policy.draw(pool, count, buffer.night(kind, seed, settings, facts))
 
-        old = _chosen(kind, pool, wanted, seed, draw)
+        turns = ceil(passes(kind, len(fresh) + wanted)) if settings.rotate and kind != "unpaired" else 1
+        old = _chosen(kind, pool, wanted * max(1, turns), seed, draw)
         realised[kind] = _realised(len(fresh), old, wanted)
         random.Random(f"{seed}:new:{kind}").shuffle(fresh)
         replayed = [MixedExample(example=i.example, origin="replay", increment=i.increment) for i in old]
@@ -139,11 +165,12 @@ def _spread(rows: Iterable[MixedExample], kind: int, origin: int) -> list[tuple[
 
 
 def _realised(new: int, old: Sequence[ReplayItem], wanted: int) -> Realised:
-    total = new + len(old)
+    taken = min(len(old), wanted)
     return Realised(
         new=new,
         replay=len(old),
+        an_epoch=taken,
         wanted=wanted,
-        share=len(old) / total if total else None,
+        share=taken / (new + taken) if new + taken else None,
         increments=dict(sorted(Counter(item.increment for item in old).items())),
     )

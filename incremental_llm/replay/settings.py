@@ -62,6 +62,11 @@ class ReplaySettings(_Settings):
 
     ratio: float = Field(default=0.25, ge=0, lt=1, description="replay / (new + replay) of each kind; 0 is off")
     minimum: int = Field(default=16, ge=0, description="rows of a kind replayed even where the ratio asks for fewer")
+    rotate: bool = Field(
+        default=True,
+        description="every epoch over SFT examples or pairs rehearses old rows of its own, as far as the buffer holds "
+        "them; false: the same ones",
+    )
     capacity: dict[Kind, Count] = Field(
         default_factory=lambda: dict(DEFAULT_CAPACITY), description="rows of each kind that the buffer keeps"
     )
@@ -113,7 +118,7 @@ class ReplaySettings(_Settings):
         return self.balance == "topics" or self.max_days is not None
 
     def wanted(self, new: int) -> int:
-        """Old rows of a kind wanted beside `new` new ones: max(minimum, ceil(new * ratio / (1 - ratio)))."""
+        """Old rows of a kind wanted beside `new` new ones, an epoch: max(minimum, ceil(new * ratio / (1 - ratio)))."""
         if self.ratio == 0:
             return 0
         return max(self.minimum, math.ceil(round(new * self.ratio / (1 - self.ratio), 9)))

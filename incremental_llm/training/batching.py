@@ -8,6 +8,7 @@ resumed run continues where it stopped. Rows of similar length share a batch (le
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,18 +90,35 @@ def with_dropout(example: TokenExample, share: float, rng: random.Random) -> Row
     return Row(tuple(token for place, token in enumerate(row.prompt) if place not in dropped), row.completion)
 
 
-def training_order(lengths: Sequence[int], *, epochs: float, batch_size: int, seed: int) -> list[list[int]]:
+def training_order(
+    lengths: Sequence[int],
+    *,
+    epochs: float,
+    batch_size: int,
+    seed: int,
+    rotating: Sequence[int] = (),
+    an_epoch: int | None = None,
+) -> list[list[int]]:
     """Indices of every batch of a phase: epochs one after another, all batches full.
 
     The last batch of the phase is filled from one more shuffled epoch, so each index appears `epochs` times, up to one
     extra. Fewer rows than `batch_size` repeat within a batch.
+
+    Of the indices `rotating` an epoch takes `an_epoch` only (all by default): the next ones in their order, from the
+    first again after the last. Many old rows are then each seen a little, at the price of few.
     """
-    count = len(lengths)
+    turn = min(len(rotating), len(rotating) if an_epoch is None else an_epoch)
+    moving = set(rotating)
+    always = [index for index in range(len(lengths)) if index not in moving]
+    count = len(always) + turn
     total = max(batch_size, -(-round(count * epochs) // batch_size) * batch_size)
     rng = random.Random(seed)
     stream: list[int] = []
-    while len(stream) < total:
-        stream.extend(rng.sample(range(count), count))
+    for epoch in itertools.count():
+        if len(stream) >= total:
+            break
+        taken = [rotating[(epoch * turn + k) % len(rotating)] for k in range(turn)]
+        stream.extend(rng.sample(sorted([*always, *taken]), count))
     stream = stream[:total]
     batches: list[list[int]] = []
     window = batch_size * _LENGTH_WINDOW

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from accelerate import PartialState
 from incremental_llm.artifacts import write_json
 from incremental_llm.base_models import content_digests
 from incremental_llm.chat import json_digest
-from incremental_llm.dataset.examples import Example
+from incremental_llm.dataset.examples import Example, Kind
 from incremental_llm.errors import IntegrityError
 from incremental_llm.training.settings import TrainingSettings
 
@@ -25,6 +25,7 @@ def check_same_run(
     anchors: Any,
     settings: TrainingSettings,
     replayed: Collection[str],
+    rehearsed: Mapping[Kind, int],
 ) -> None:
     """Refuse to continue a folder that another increment began; the first process looks, and a new folder is marked.
 
@@ -38,7 +39,8 @@ def check_same_run(
         "stack": stack,
         "examples": json_digest([example.model_dump(mode="json") for example in examples]),
         "anchors": json_digest([[[m.model_dump() for m in c], a] for c, a in anchors]),
-        "replayed": json_digest(sorted(replayed)),
+        "number of processes": PartialState().num_processes,  # a checkpoint has the random states of each
+        "replayed": json_digest([sorted(replayed), *([dict(sorted(rehearsed.items()))] if rehearsed else [])]),
         "settings": settings.model_dump(mode="json", exclude={"micro_batch", "save_steps"}),  # they change no result
     }
     marker = out / "identity.json"

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,39 +26,30 @@ from incremental_llm.adapters.load import load_tokenizer, native_dtype
 from incremental_llm.adapters.sharding import average_adapter_only, sharding
 from incremental_llm.artifacts import is_complete, verify_folder
 from incremental_llm.chat import Conversation
-from incremental_llm.dataset.examples import Example
+from incremental_llm.dataset.examples import Example, Kind
 from incremental_llm.errors import ConfigError, NothingToTrainError
 from incremental_llm.training import invariants
-from incremental_llm.training.adapter import adapter_in_autocast_dtype, autocast_of, new_adapter
+from incremental_llm.training.adapter import adapter_in_autocast_dtype
 from incremental_llm.training.batching import Row, TokenExample, tokenize
 from incremental_llm.training.checkpoint import remove_checkpoints
 from incremental_llm.training.distributed import agreed
 from incremental_llm.training.growth import (
     RECORD,
     consolidated,
-    continued_adapter,
     increments_behind,
     previous_policy,
-    split_stack,
     trained_values,
 )
 from incremental_llm.training.identity import check_same_run
 from incremental_llm.training.interruption import Interruption
-from incremental_llm.training.moments import moments_beside
-from incremental_llm.training.null_space import start_in_null_space
+from incremental_llm.training.moments import Moments, moments_beside
 from incremental_llm.training.phase import PhaseContext, PhaseReport, Progress, run_phase
 from incremental_llm.training.plan import PhasePlan, plan_phase
-from incremental_llm.training.policy import (
-    anchor_of,
-    load_policy,
-    memory_of,
-    penalties_of,
-    publish,
-    remember_base,
-)
+from incremental_llm.training.policy import Ground, ground_of, memory_of, penalties_of, publish
 from incremental_llm.training.regularizers import Regularizers
+from incremental_llm.training.regularizers.memory import ReplayMemory
 from incremental_llm.training.regularizers.stored import estimate_stored
-from incremental_llm.training.settings import TrainingSettings
+from incremental_llm.training.settings import PhaseSettings, TrainingSettings
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +81,14 @@ def train_increment(
     out: Path,
     progress: Progress = lambda what, done, total, loss: None,
     replayed: Collection[str] = (),
+    rehearsed: Mapping[Kind, int] | None = None,
 ) -> IncrementResult:
     """Train one adapter on top of the frozen stack and return its folder (a plain PEFT adapter).
 
     Args:
         base_folder: the base model; adapter_folders: the stack, oldest first.
         examples: the mixture of new and replayed examples, of any kind; replayed: the ids of the latter.
+        rehearsed: how many replayed examples of a kind an epoch takes, in turn; all of them where nothing is said.
         anchors: everyday conversations with the answers of the anchor's teacher.
         out: the run's own folder; what a killed run left there is continued.
 
@@ -111,14 +105,17 @@ def train_increment(
             "the whole 4-bit base."
         )
     settings = settings.at_dtype(native_dtype()).after(increments_behind(adapter_folders))
+    replayed = frozenset(replayed)
+    old = Counter(example.kind for example in examples if example.id in replayed)
+    turns = {kind: count for kind, count in (rehearsed or {}).items() if count < old[kind]}  # else all take part
+    job = _Job(base_folder, adapter_folders, examples, anchors, settings, out, progress, replayed, turns)
     frozen_before = [verify_folder(folder) for folder in adapter_folders]
-    check_same_run(out, base_folder, frozen_before, examples, anchors, settings, replayed)
+    check_same_run(out, base_folder, frozen_before, examples, anchors, settings, replayed, job.rehearsed)
     done = out / "adapter"
-    interruption = Interruption()
-    with interruption.listening():
+    with job.interruption.listening():
         if not agreed(is_complete(done)):
-            _train(base_folder, adapter_folders, examples, anchors, settings, out, progress, replayed, interruption)
-            interruption.check("after training")
+            _train(job)
+            job.interruption.check("after training")
     for folder, digest in zip(adapter_folders, frozen_before, strict=True):
         invariants.check_frozen(digest, verify_folder(folder))
     verify_folder(done)
@@ -128,121 +125,153 @@ def train_increment(
     return result
 
 
-def _train(
-    base_folder: Path,
-    adapter_folders: Sequence[Path],
-    examples: Sequence[Example],
-    anchors: Sequence[tuple[Conversation, str]],
-    settings: TrainingSettings,
-    out: Path,
-    progress: Progress,
-    replayed: Collection[str],
-    interruption: Interruption,
-) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """The arguments of an increment, under its settings once `auto` and schedules are decided."""
+
+    base_folder: Path
+    adapter_folders: Sequence[Path]
+    examples: Sequence[Example]
+    anchors: Sequence[tuple[Conversation, str]]
+    settings: TrainingSettings
+    out: Path
+    progress: Progress
+    replayed: Collection[str]
+    rehearsed: Mapping[Kind, int]
+    interruption: Interruption = field(default_factory=Interruption)
+
+
+def _train(job: _Job) -> None:
     """Train all phases and publish the adapter as `out`/adapter."""
-    started = time.monotonic()
-    frozen_folders, going_on = split_stack(adapter_folders, settings)
-    tokenizer = load_tokenizer(base_folder)
-    kinds, too_long = tokenize_by_kind(tokenizer, examples, settings.max_length)
+    started, settings, progress = time.monotonic(), job.settings, job.progress
+    tokenizer = load_tokenizer(job.base_folder)
+    kinds, too_long = tokenize_by_kind(tokenizer, job.examples, settings.max_length)
     phases = _phases_with_examples(kinds, settings)
-    anchor = anchor_of(tokenizer, anchors, settings)
-    teacher_is_base = settings.anchor.teacher == "base" and bool(adapter_folders)
-    if anchor is not None and teacher_is_base:
-        progress("remembering the base's everyday answers", 0, 1, None)
-        remember_base(anchor, base_folder, settings)
-    progress("loading the previous policy", 0, 1, None)
-    model = load_policy(base_folder, frozen_folders, settings)
-    autocast = autocast_of(model, settings)
-    peft_model = continued_adapter(model, going_on, settings) if going_on else None  # inside of `model` from here on
-    if anchor is not None and not teacher_is_base:
-        progress("remembering the previous policy's everyday answers", 0, 1, None)
-        anchor.remember_teacher(model, autocast)
-    memory, memory_notes = memory_of(adapter_folders, settings)
-    plans = []
-    for phase in phases:
-        said = partial(progress, f"reference for {phase.objective}")
-        plans.append(plan_phase(phase, kinds, model, autocast, settings, said, replayed, memory))
-    if memory:
-        progress("remembering the previous policy's replayed answers", 0, 1, None)
-        memory.remember(model, autocast)
+    ground = ground_of(job.base_folder, job.adapter_folders, tokenizer, job.anchors, settings, progress)
+    memory, notes = memory_of(job.adapter_folders, settings)
+    plans = _planned(job, phases, kinds, ground, memory)
     probe = _probe_rows(kinds)
-    reference_B = invariants.probe_logps(model, probe, autocast)
+    reference_B = invariants.probe_logps(ground.peft_model or ground.model, probe, ground.autocast)
 
-    if peft_model is None:
-        peft_model = new_adapter(model, settings, below=len(frozen_folders))
-        if settings.lora.null_space is not None and anchor is not None:
-            progress("turning the adapter away from everyday inputs", 0, 1, None)
-            start_in_null_space(peft_model, anchor.rows, settings.lora.null_space, autocast)
-    penalties, penalty_notes = penalties_of(peft_model, frozen_folders, going_on, adapter_folders, settings)
-    start = trained_values(peft_model) if going_on else None
-    invariants.check_only_adapter_trains(peft_model)
+    model = ground.begin_adapter(settings, progress)
+    penalties, penalty_notes = penalties_of(ground, job.adapter_folders, settings)
+    invariants.check_only_adapter_trains(model)
     if sharding():
-        average_adapter_only(peft_model)
-    frozen = invariants.frozen_digest(peft_model)
-    invariants.check_start(invariants.probe_logps(peft_model, probe, autocast), reference_B)
-
+        average_adapter_only(model)
+    frozen = invariants.frozen_digest(model)
+    invariants.check_start(invariants.probe_logps(model, probe, ground.autocast), reference_B)
     context = PhaseContext(
-        model=peft_model,
+        model=model,
         tokenizer=tokenizer,
         settings=settings,
-        autocast=autocast,
-        regularizers=Regularizers(anchor=anchor, memory=memory if memory else None, penalties=penalties),
+        autocast=ground.autocast,
+        regularizers=Regularizers(ground.anchor, memory if memory else None, penalties),
         progress=progress,
-        interruption=interruption,
+        interruption=job.interruption,
     )
+    reports, moments = _run_phases(job, context, plans, ground, probe, reference_B)
+
+    invariants.check_frozen(frozen, invariants.frozen_digest(model))
+    invariants.check_only_adapter_trains(model)
+    result = _result(job, ground, kinds, too_long, plans, reports, (*notes, *memory.notes, *penalty_notes))
+    result = replace(result, seconds=time.monotonic() - started)
+    right = [e for kind in kinds.values() for e in kind if e.desirable and e.id not in result.not_trained]
+    progress("remembering this increment for the next ones", 0, 1, None)
+    before = job.adapter_folders[-1] if job.adapter_folders else None
+    stored = estimate_stored(model, right, before, settings, ground.autocast, job.replayed)
+    told = asdict(result) | {"adapter": None}
+    publish(model, result.adapter, job.base_folder.name, RECORD, told, moments, stored)
+
+
+def _planned(
+    job: _Job,
+    phases: Sequence[PhaseSettings],
+    kinds: Mapping[Kind, Sequence[TokenExample]],
+    ground: Ground,
+    memory: ReplayMemory,
+) -> list[PhasePlan]:
+    """Every phase laid out while the model still is the previous policy, which `memory` then takes the answers of."""
+    plans = []
+    for phase in phases:
+        said = partial(job.progress, f"reference for {phase.objective}")
+        turn = job.rehearsed.get(phase.kind)
+        plans.append(
+            plan_phase(phase, kinds, ground.model, ground.autocast, job.settings, said, job.replayed, memory, turn)
+        )
+    if memory:
+        job.progress("remembering the previous policy's replayed answers", 0, 1, None)
+        memory.remember(ground.model, ground.autocast)
+    return plans
+
+
+def _run_phases(
+    job: _Job, context: PhaseContext, plans: Sequence[PhasePlan], ground: Ground, probe: list[Row], reference_B: Any
+) -> tuple[list[PhaseReport], dict[str, Moments]]:
+    """Run what is not done yet, each phase against the reference of before the first.
+
+    Returns:
+        A report a plan, and the optimizers' moments by objective, where the adapter will go on.
+    """
+    model, settings = context.model, job.settings
     reports: list[PhaseReport] = []
-    goes_on = settings.growth == "continue"
-    all_moments = moments_beside(going_on) if going_on else {}  # a fresh adapter begins every phase afresh
-    with adapter_in_autocast_dtype(peft_model, settings):
+    start = trained_values(model) if ground.going_on else None
+    moments = moments_beside(ground.going_on) if ground.going_on else {}  # a fresh adapter begins every phase afresh
+    with adapter_in_autocast_dtype(model, settings):
         for number, plan in enumerate(plans):
             objective: str = plan.settings.objective
-            folder = out / f"phase{number}-{objective}"
+            folder = job.out / f"phase{number}-{objective}"
             finished = folder / "done"
             if agreed(is_complete(finished)):
-                reports.append(_take_up(peft_model, finished))
-                all_moments |= moments_beside(finished)
+                reports.append(_take_up(model, finished))
+                moments |= moments_beside(finished)
                 continue
-            interruption.check(f"before {objective}")
-            with previous_policy(peft_model, start):
-                found_B = invariants.probe_logps(peft_model, probe, autocast)
+            job.interruption.check(f"before {objective}")
+            with previous_policy(model, start):
+                found_B = invariants.probe_logps(model, probe, context.autocast)
             invariants.check_reference(objective, reference_B, found_B)
-            report, moments = run_phase(context, plan, folder, all_moments.get(objective))
+            report, state = run_phase(context, plan, folder, moments.get(objective))
             reports.append(report)
-            kept = {objective: moments} if goes_on and moments else {}
-            all_moments |= kept
-            publish(peft_model, finished, base_folder.name, "phase.json", asdict(report), kept)
+            kept = {objective: state} if settings.growth == "continue" and state else {}
+            moments |= kept
+            publish(model, finished, job.base_folder.name, "phase.json", asdict(report), kept)
             remove_checkpoints(folder)
+    return reports, moments
 
-    invariants.check_frozen(frozen, invariants.frozen_digest(peft_model))
-    invariants.check_only_adapter_trains(peft_model)
+
+def _result(
+    job: _Job,
+    ground: Ground,
+    kinds: Mapping[Kind, Sequence[TokenExample]],
+    too_long: Sequence[str],
+    plans: Sequence[PhasePlan],
+    reports: Sequence[PhaseReport],
+    notes: Sequence[str],
+) -> IncrementResult:
+    """What was done and what was not, seconds aside.
+
+    Raises:
+        NothingToTrainError: no phase ran.
+    """
     skipped = [report.note for report in reports if report.note]
-    reached = {name for plan, report in zip(plans, reports, strict=True) if report.steps for name in plan.reached}
     if not any(report.steps for report in reports):
         raise NothingToTrainError("every phase was skipped: " + "; ".join(skipped))
-    result = IncrementResult(
-        adapter=out / "adapter",
+    reached = {name for plan, report in zip(plans, reports, strict=True) if report.steps for name in plan.reached}
+    return IncrementResult(
+        adapter=job.out / "adapter",
         phases=tuple(reports),
-        seconds=time.monotonic() - started,
+        seconds=0.0,
         tokens=sum(report.tokens for report in reports),
-        not_trained=tuple(e.id for e in examples if e.id not in reached),
+        not_trained=tuple(e.id for e in job.examples if e.id not in reached),
         notes=(
-            *_left_out(examples, too_long, reached, settings),
-            *_skipped(kinds, settings),
+            *_left_out(job.examples, too_long, reached, job.settings),
+            *_skipped(kinds, job.settings),
             *skipped,
             *_settled(plans),
-            *memory_notes,
-            *memory.notes,
-            *penalty_notes,
+            *notes,
         ),
-        replaces=1 if going_on else 0,
-        increments=1 + (increments_behind([going_on]) if going_on else 0),
+        replaces=1 if ground.going_on else 0,
+        increments=1 + (increments_behind([ground.going_on]) if ground.going_on else 0),
     )
-    right = [e for kind in kinds.values() for e in kind if e.desirable and e.id in reached]
-    progress("remembering this increment for the next ones", 0, 1, None)
-    before = adapter_folders[-1] if adapter_folders else None
-    stored = estimate_stored(peft_model, right, before, settings, autocast, replayed)
-    told = asdict(result) | {"adapter": None}
-    publish(peft_model, result.adapter, base_folder.name, RECORD, told, all_moments, stored)
 
 
 def _consolidated(
@@ -273,8 +302,8 @@ def read_result(adapter: Path) -> IncrementResult:
 
 def tokenize_by_kind(
     tokenizer: Any, examples: Sequence[Example], max_length: int
-) -> tuple[dict[str, list[TokenExample]], list[str]]:
-    kinds: dict[str, list[TokenExample]] = {"sft": [], "pair": [], "unpaired": []}
+) -> tuple[dict[Kind, list[TokenExample]], list[str]]:
+    kinds: dict[Kind, list[TokenExample]] = {"sft": [], "pair": [], "unpaired": []}
     too_long = []
     for example in examples:
         tokens = tokenize(tokenizer, example)
@@ -289,7 +318,9 @@ def tokenize_by_kind(
     return kinds, too_long
 
 
-def _phases_with_examples(kinds: dict[str, list[TokenExample]], settings: TrainingSettings) -> list[Any]:
+def _phases_with_examples(
+    kinds: Mapping[Kind, Sequence[TokenExample]], settings: TrainingSettings
+) -> list[PhaseSettings]:
     enough = [p for p in settings.phases if len(kinds[p.kind]) >= p.minimum]
     if not enough:
         counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in kinds.items())
@@ -309,7 +340,7 @@ def _left_out(
     return [f"{count} of {len(examples)} examples {why}" for count, why in counts if count]
 
 
-def _skipped(kinds: dict[str, list[TokenExample]], settings: TrainingSettings) -> list[str]:
+def _skipped(kinds: Mapping[Kind, Sequence[TokenExample]], settings: TrainingSettings) -> list[str]:
     """The phases that had too few examples, in words; none at all is no news."""
     return [
         f"{phase.objective}: skipped, {len(kinds[phase.kind])} examples, {phase.minimum} needed"
@@ -324,7 +355,7 @@ def _settled(plans: Sequence[PhasePlan]) -> list[str]:
     return [f"{count} replayed pairs are settled: NLL and KL on their chosen answers, no DPO"] if count else []
 
 
-def _probe_rows(kinds: dict[str, list[TokenExample]]) -> list[Row]:
+def _probe_rows(kinds: dict[Kind, list[TokenExample]]) -> list[Row]:
     """Two completions to score at the start of every phase: a real pair if there is one."""
     if kinds["pair"]:
         return list(kinds["pair"][0].rows)

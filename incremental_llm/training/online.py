@@ -26,24 +26,16 @@ from incremental_llm.adapters.load import load_tokenizer, native_dtype
 from incremental_llm.artifacts import verify_folder
 from incremental_llm.chat import Conversation
 from incremental_llm.dataset.examples import Example
-from incremental_llm.errors import NothingToTrainError
+from incremental_llm.errors import ConfigError, NothingToTrainError
 from incremental_llm.replay import ReplayBuffer, ReplaySettings, mix
 from incremental_llm.training import invariants
-from incremental_llm.training.adapter import adapter_in_autocast_dtype, autocast_of, new_adapter
-from incremental_llm.training.growth import (
-    RECORD,
-    continued_adapter,
-    increments_behind,
-    set_values,
-    split_stack,
-    trained_values,
-)
+from incremental_llm.training.adapter import adapter_in_autocast_dtype
+from incremental_llm.training.growth import RECORD, increments_behind, set_values, trained_values
 from incremental_llm.training.increment import IncrementResult, read_result, tokenize_by_kind
-from incremental_llm.training.moments import Moments, read_moments
-from incremental_llm.training.null_space import start_in_null_space
+from incremental_llm.training.moments import Moments, moments_beside
 from incremental_llm.training.phase import PhaseContext, PhaseReport, Progress, run_phase
 from incremental_llm.training.plan import plan_phase
-from incremental_llm.training.policy import anchor_of, load_policy, memory_of, penalties_of, publish, remember_base
+from incremental_llm.training.policy import anchor_of, ground_of, memory_of, penalties_of, publish
 from incremental_llm.training.regularizers import Regularizers
 from incremental_llm.training.settings import PhaseSettings, TrainingSettings
 
@@ -97,6 +89,7 @@ class OnlineTrainer:
         steps: int = 8,
         progress: Progress = lambda what, done, total, loss: None,
     ) -> None:
+        _check_replay(replay or ReplaySettings())
         settings = settings.at_dtype(native_dtype()).after(increments_behind(adapter_folders))
         self.settings = settings.model_copy(update={"phases": tuple(_short(phase, steps) for phase in settings.phases)})
         self.buffer = buffer or ReplayBuffer()
@@ -108,33 +101,15 @@ class OnlineTrainer:
         self._base_name = base_folder.name
         self._below = list(adapter_folders)
         self._progress = progress
-        frozen, self._going_on = split_stack(adapter_folders, settings)
-        anchor = None if anchors is None else anchor_of(self.tokenizer, anchors, settings)
-        from_base = settings.anchor.teacher == "base" and bool(adapter_folders)
-        if anchor is not None and from_base:
-            progress("remembering the base's everyday answers", 0, 1, None)
-            remember_base(anchor, base_folder, settings)
-        progress("loading the policy", 0, 1, None)
-        model = load_policy(base_folder, frozen, settings)
-        self.autocast = autocast_of(model, settings)
-        if self._going_on:
-            self.model = continued_adapter(model, self._going_on, settings)
-        else:
-            self.model = new_adapter(model, settings, below=len(frozen))
-            if settings.lora.null_space is not None and anchor is not None:
-                start_in_null_space(self.model, anchor.rows, settings.lora.null_space, self.autocast)
+        ground = ground_of(base_folder, adapter_folders, self.tokenizer, anchors, settings, progress)
+        self.model, self.autocast = ground.begin_adapter(settings, progress), ground.autocast
         self.model.eval()
-        if anchor is not None and not from_base:
-            progress("remembering the policy's everyday answers", 0, 1, None)
-            anchor.remember_teacher(self.causal_lm, self.autocast)
-        penalties, self.notes = penalties_of(self.model, frozen, self._going_on, adapter_folders, settings)
-        self._regularizers = Regularizers(anchor=anchor, penalties=penalties)
+        penalties, self.notes = penalties_of(ground, adapter_folders, settings)
+        self._regularizers = Regularizers(anchor=ground.anchor, penalties=penalties)
         invariants.check_only_adapter_trains(self.model)
         self._frozen = invariants.frozen_digest(self.model)
-        self._moments: dict[str, Moments | None] = {
-            phase.objective: read_moments(self._going_on, phase.objective) if self._going_on else None
-            for phase in settings.phases
-        }
+        self._replaced = ground.going_on
+        self._moments: dict[str, Moments] = moments_beside(ground.going_on) if ground.going_on else {}
         self._done: list[UpdateReport] = []
 
     def hold(self, anchors: Sequence[tuple[Conversation, str]]) -> None:
@@ -203,7 +178,7 @@ class OnlineTrainer:
         examples: Sequence[Example],
         replayed: frozenset[str],
         settings: TrainingSettings,
-        moments: dict[str, Moments | None],
+        moments: dict[str, Moments],
     ) -> tuple[list[PhaseReport], set[str]]:
         """The phases' reports and the ids of what they reached; `moments` becomes that of their optimizers."""
         kinds, too_long = tokenize_by_kind(self.tokenizer, examples, settings.max_length)
@@ -236,7 +211,7 @@ class OnlineTrainer:
         with adapter_in_autocast_dtype(self.model, settings), tempfile.TemporaryDirectory() as scratch:
             for plan in plans:
                 objective: str = plan.settings.objective
-                report, state = run_phase(context, plan, Path(scratch) / objective, moments[objective])
+                report, state = run_phase(context, plan, Path(scratch) / objective, moments.get(objective))
                 if report.steps:
                     moments[objective] = state
                     reached |= plan.reached
@@ -259,17 +234,13 @@ class OnlineTrainer:
             tokens=sum(report.tokens for report in self._done),
             not_trained=tuple(dict.fromkeys(name for report in self._done for name in report.not_trained)),
             notes=(f"{self.updates} online updates", *self.notes),
-            replaces=1 if self._going_on else 0,
-            increments=1 + (increments_behind([self._going_on]) if self._going_on else 0),
+            replaces=1 if self._replaced else 0,
+            increments=1 + (increments_behind([self._replaced]) if self._replaced else 0),
         )
-        kept = {name: state for name, state in self._moments.items() if state} if self._goes_on_later else {}
+        kept = self._moments if self.settings.growth == "continue" else {}
         publish(self.model, folder, self._base_name, RECORD, asdict(result) | {"adapter": None}, kept)
         verify_folder(folder)
         return read_result(folder)
-
-    @property
-    def _goes_on_later(self) -> bool:
-        return self.settings.growth == "continue"
 
     def _whole_phase(self, objective: str) -> PhaseReport:
         """The reports of all updates as one."""
@@ -285,6 +256,25 @@ class OnlineTrainer:
             terms={name: [value for phase in found for value in phase.terms.get(name, [])] for name in names},
             note="" if any(phase.steps for phase in found) else "no update had anything of its kind",
         )
+
+
+def _check_replay(replay: ReplaySettings) -> None:
+    """Raises ConfigError for what an update cannot do: production does not measure or answer old examples for it."""
+    default, told = ReplaySettings().model_dump(), replay.model_dump()
+    needs = ("policy", "balance", "answers", "capacity_tokens", "max_days")
+    wrong = [
+        f"replay.{key}: {told[key]}"
+        for key in needs
+        if told[key] != default[key] and (key, told[key]) not in _UPDATES_KNOW
+    ]
+    if wrong:
+        raise ConfigError(
+            f"online updates: expected replay by what the buffer holds, found {', '.join(wrong)}, which needs "
+            "production or the log. Override it, such as --set replay.policy=balanced."
+        )
+
+
+_UPDATES_KNOW = {("policy", name) for name in ("reservoir", "window", "half_life")}
 
 
 def _short(phase: PhaseSettings, steps: int) -> PhaseSettings:

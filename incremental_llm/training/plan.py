@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from incremental_llm.dataset.examples import Kind
 from incremental_llm.training.batching import Row, TokenExample, training_order, with_dropout
 from incremental_llm.training.regularizers.memory import ReplayMemory, not_held
 from incremental_llm.training.scoring import completion_logps
@@ -42,22 +43,32 @@ class PhasePlan:
 
 def plan_phase(
     phase: PhaseSettings,
-    kinds: Mapping[str, Sequence[TokenExample]],
+    kinds: Mapping[Kind, Sequence[TokenExample]],
     model: Any,
     autocast: Any,
     settings: TrainingSettings,
     progress: Callable[[int, int, float | None], None],
     replayed: Collection[str] = (),
     memory: ReplayMemory | None = None,
+    rehearsed: int | None = None,
 ) -> PhasePlan:
     """Lay out a phase. `model` must still be the previous policy: its log-probabilities become the reference.
 
-    `replayed` are ids of examples of earlier increments; `memory` takes in those that are held to a teacher.
+    `replayed` are ids of examples of earlier increments, of which an epoch takes `rehearsed` in turn (all by default);
+    `memory` takes in those that are held to a teacher.
     """
     examples = kinds[phase.kind]
     seed = settings.seed * 1000 + settings.phases.index(phase)
-    epochs = phase.passes(len(examples))
-    order = training_order([e.length for e in examples], epochs=epochs, batch_size=phase.batch_size, seed=seed)
+    old = [index for index, example in enumerate(examples) if example.id in replayed]
+    turn = min(len(old), len(old) if rehearsed is None else rehearsed)
+    order = training_order(
+        [example.length for example in examples],
+        epochs=phase.passes(len(examples) - len(old) + turn),
+        batch_size=phase.batch_size,
+        seed=seed,
+        rotating=old,
+        an_epoch=turn,
+    )
     reached = frozenset(examples[i].id for batch in order for i in batch)
     score = partial(_scored, model=model, autocast=autocast)
     settled: frozenset[str] = frozenset()

@@ -1,14 +1,16 @@
 """What training starts from, what holds it, and how it is published: shared by all that train an adapter on a stack.
 
-model = load_policy(base, frozen, settings)      the stack, frozen, with a head that scores labelled positions
-anchor_of · memory_of · penalties_of             the terms that keep it from forgetting
-publish(model, folder, ...)                      a plain PEFT folder, complete when its manifest is there
+ground = ground_of(base, stack, ...)        the previous policy in memory, and the anchor that remembers it
+ground.begin_adapter(settings, progress)    the adapter to train: a fresh one, or the one that goes on
+anchor_of · memory_of · penalties_of        the terms that keep it from forgetting
+publish(model, folder, ...)                 a plain PEFT folder, complete when its manifest is there
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,12 @@ from incremental_llm.artifacts import staged_folder, write_json
 from incremental_llm.base_models import cache_folder
 from incremental_llm.chat import Conversation
 from incremental_llm.errors import TrainingError
-from incremental_llm.training.adapter import autocast_of, save_adapter
+from incremental_llm.training.adapter import autocast_of, new_adapter, save_adapter
 from incremental_llm.training.batching import Row
 from incremental_llm.training.folded import folded_model
+from incremental_llm.training.growth import continued_adapter, split_stack
 from incremental_llm.training.moments import Moments, write_moments
+from incremental_llm.training.null_space import start_in_null_space
 from incremental_llm.training.regularizers import Penalty
 from incremental_llm.training.regularizers.anchor import Anchor
 from incremental_llm.training.regularizers.ewc import DiagonalEwc, FoldedEwc, is_folded, read_fisher
@@ -34,6 +38,64 @@ from incremental_llm.training.regularizers.orthogonal import Orthogonality
 from incremental_llm.training.regularizers.stored import Stored
 from incremental_llm.training.scoring import attach_labelled_head
 from incremental_llm.training.settings import TrainingSettings
+
+Progress = Callable[[str, int, int, float | None], None]
+
+
+@dataclass
+class Ground:
+    """The previous policy in memory: what tonight's adapter stands on and is compared with.
+
+    `frozen` are the adapters below it and `going_on` the one that is trained on, if one is. `model` is the policy as a
+    plain causal language model; `peft_model`, around it, is None until a fresh adapter is begun.
+    """
+
+    frozen: list[Path]
+    going_on: Path | None
+    model: Any
+    autocast: Any
+    anchor: Anchor | None
+    peft_model: Any = None
+
+    def begin_adapter(self, settings: TrainingSettings, progress: Progress) -> Any:
+        """The model with the adapter that will be trained, as it starts: still the previous policy."""
+        if self.peft_model is None:
+            self.peft_model = new_adapter(self.model, settings, below=len(self.frozen))
+            if settings.lora.null_space is not None and self.anchor is not None:
+                progress("turning the adapter away from everyday inputs", 0, 1, None)
+                start_in_null_space(self.peft_model, self.anchor.rows, settings.lora.null_space, self.autocast)
+        return self.peft_model
+
+
+def ground_of(
+    base_folder: Path,
+    adapter_folders: Sequence[Path],
+    tokenizer: Any,
+    anchors: Sequence[tuple[Conversation, str]] | None,
+    settings: TrainingSettings,
+    progress: Progress,
+) -> Ground:
+    """Load the previous policy and let the anchor remember its teacher; `anchors` None: there is no anchor yet.
+
+    Raises:
+        ConfigError: the adapter that goes on has another shape than the recipe says.
+        TrainingError: an anchor without conversations.
+    """
+    frozen, going_on = split_stack(adapter_folders, settings)
+    anchor = None if anchors is None else anchor_of(tokenizer, anchors, settings)
+    teacher_is_base = settings.anchor.teacher == "base" and bool(adapter_folders)
+    if anchor is not None and teacher_is_base:
+        progress("remembering the base's everyday answers", 0, 1, None)
+        remember_base(anchor, base_folder, settings)
+    progress("loading the previous policy", 0, 1, None)
+    model = load_policy(base_folder, frozen, settings)
+    ground = Ground(frozen, going_on, model, autocast_of(model, settings), anchor)
+    if going_on:
+        ground.peft_model = continued_adapter(model, going_on, settings)  # inside of `model` from here on
+    if anchor is not None and not teacher_is_base:
+        progress("remembering the previous policy's everyday answers", 0, 1, None)
+        anchor.remember_teacher(model, ground.autocast)
+    return ground
 
 
 def load_policy(base_folder: Path, adapter_folders: Sequence[Path], settings: TrainingSettings) -> Any:
@@ -89,13 +151,10 @@ def memory_of(adapter_folders: Sequence[Path], settings: TrainingSettings) -> tu
 
 
 def penalties_of(
-    peft_model: Any,
-    frozen_folders: Sequence[Path],
-    going_on: Path | None,
-    adapter_folders: Sequence[Path],
-    settings: TrainingSettings,
+    ground: Ground, adapter_folders: Sequence[Path], settings: TrainingSettings
 ) -> tuple[tuple[Penalty, ...], list[str]]:
     """The terms on the adapter's factors, and in words why one of them has nothing to hold."""
+    peft_model, frozen_folders, going_on = ground.peft_model, ground.frozen, ground.going_on
     penalties: list[Penalty] = []
     notes: list[str] = []
     if settings.ewc.weight and adapter_folders:

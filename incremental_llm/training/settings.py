@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from incremental_llm.dataset.examples import Kind
+
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -67,7 +69,7 @@ class PhaseSettings(_Settings):
         """Epochs over so many examples, `max_steps` honoured."""
         if self.max_steps is None:
             return self.epochs
-        return min(self.epochs, self.max_steps * self.batch_size / examples)
+        return min(self.epochs, self.max_steps * self.batch_size / max(1, examples))
 
     @model_validator(mode="after")
     def _robust_knows_its_noise(self) -> Self:
@@ -244,6 +246,10 @@ class TrainingSettings(_Settings):
                 f"{self.schedule.rank:g}"
             )
         return self
+
+    def passes(self, kind: Kind, rows: int) -> float:
+        """The most epochs that a phase makes over so many rows of a kind; 0 where none trains on it."""
+        return max((phase.passes(rows) for phase in self.phases if phase.kind == kind), default=0.0)
 
     @property
     def dtype(self) -> str:

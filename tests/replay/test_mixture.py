@@ -174,3 +174,27 @@ def test_the_ratio_is_of_all_rows_and_does_not_drift_in_floats() -> None:
     assert ReplaySettings(ratio=0.1, minimum=0).wanted(90) == 10
     assert ReplaySettings(ratio=0.02, minimum=16).wanted(16) == 16
     assert ReplaySettings(ratio=0.3, minimum=0).wanted(10) == math.ceil(10 * 3 / 7)
+
+
+def test_every_epoch_has_old_rows_of_its_own() -> None:
+    new, buffer = rows("sft", 36), held(2, 30)
+    mixture = mix(new, buffer, ReplaySettings(ratio=0.1, minimum=0), 0, passes=lambda kind, count: 2.5)
+    realised = mixture.realised["sft"]
+    assert (realised.replay, realised.an_epoch, realised.wanted) == (12, 4, 4) and realised.share == 0.1
+    assert mixture.rehearsed["sft"] == 4
+    assert mixture.sentence == "Replay: +4 old rows an epoch (10.0 % of 40), 12 of them in turn."
+    assert sorted(realised.increments.values()) == [6, 6]  # a draw for all epochs is as balanced as one for an epoch
+
+
+def test_rotation_takes_what_the_buffer_holds_and_can_be_turned_off() -> None:
+    new = rows("sft", 36)
+    short = mix(new, held(1, 6), ReplaySettings(ratio=0.1, minimum=0), 0, passes=lambda kind, count: 3)
+    assert (short.realised["sft"].replay, short.realised["sft"].an_epoch) == (6, 4)
+    off = mix(new, held(1, 6), ReplaySettings(ratio=0.1, minimum=0, rotate=False), 0, passes=lambda kind, count: 3)
+    assert off == mix(new, held(1, 6), ReplaySettings(ratio=0.1, minimum=0, rotate=False), 0)
+    assert off.realised["sft"].replay == 4
+
+
+def test_unpaired_rows_do_not_rotate_for_their_balance_is_that_of_the_whole_draw() -> None:
+    mixture = mix(rows("unpaired", 36), held(1, 40), ReplaySettings(ratio=0.1, minimum=0), 0, passes=lambda k, n: 3)
+    assert mixture.realised["unpaired"].replay == 4

@@ -251,9 +251,8 @@ def test_the_default_is_what_it_was_bit_for_bit() -> None:
     mixture = mix(
         [named(k, "new", i) for k in KINDS for i in range(9)], buffer, ReplaySettings(ratio=0.4, minimum=3), 2
     )
-    assert json_digest(mixture.model_dump(mode="json")) == (
-        "3c6385f8f47f6be0880a8c582c88c45d66ef3bca70552a599ac287e70e187243"
-    )
+    known = mixture.model_dump(mode="json", exclude={"realised": {"__all__": {"an_epoch"}}})
+    assert json_digest(known) == ("3c6385f8f47f6be0880a8c582c88c45d66ef3bca70552a599ac287e70e187243")
 
 
 def test_a_snapshot_of_version_0_1_0_still_loads() -> None:

@@ -47,6 +47,28 @@ def test_the_order_depends_on_the_seed_alone() -> None:
     assert first != training_order(list(range(40)), epochs=2, batch_size=4, seed=2)
 
 
+@given(
+    new=st.integers(0, 20),
+    old=st.integers(1, 30),
+    an_epoch=st.integers(1, 30),
+    epochs=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_rotating_rows_take_turns_and_the_others_come_every_epoch(
+    new: int, old: int, an_epoch: int, epochs: int, seed: int
+) -> None:
+    rotating = list(range(new, new + old))
+    turn = min(old, an_epoch)
+    order = training_order(
+        [10] * (new + old), epochs=epochs, batch_size=1, seed=seed, rotating=rotating, an_epoch=an_epoch
+    )
+    counts = Counter(index for batch in order for index in batch)
+    assert sum(counts.values()) == epochs * (new + turn)
+    assert all(counts[index] == epochs for index in range(new))
+    visits = [counts[index] for index in rotating]
+    assert sum(visits) == epochs * turn and max(visits) - min(visits) <= 1
+
+
 def test_rows_of_a_batch_have_similar_lengths() -> None:
     lengths = [10, 100] * 32
     batches = training_order(lengths, epochs=1, batch_size=8, seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from safetensors.torch import load_file
 from incremental_llm.artifacts import file_digest, verify_folder
 from incremental_llm.errors import IntegrityError, TrainingError, TrainingInterrupted
 from incremental_llm.training import increment as module
-from incremental_llm.training import objectives, phase
+from incremental_llm.training import objectives, phase, scoring
+from incremental_llm.training.regularizers import teachers
 
 from .conftest import PHASES, examples_of, settings_of
 
@@ -150,6 +152,28 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_step_and_loss(
     assert cut.phases[0].losses == pytest.approx(whole.phases[0].losses, abs=1e-4)
 
 
+@pytest.mark.parametrize("told", [{"replay_kl": {"weight": 1.0}}, {}])
+def test_out_of_memory_in_references_and_teachers_makes_smaller_passes(
+    told: dict[str, Any], increment: Increment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, examples = settings_of("dpo", **told), examples_of("pair")
+    night = {"examples": examples, "replayed": [e.id for e in examples], "settings": settings}
+    whole = increment(**night, out=tmp_path / "whole")
+    labelled, rows = scoring.labelled_hidden, []
+
+    def bounded(body: Any, ids_BT: torch.Tensor, labelled_BT: torch.Tensor) -> torch.Tensor:
+        rows.append(ids_BT.shape[0])
+        if not torch.is_grad_enabled() and ids_BT.shape[0] > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return labelled(body, ids_BT, labelled_BT)
+
+    monkeypatch.setattr(scoring, "labelled_hidden", bounded)
+    monkeypatch.setattr(teachers, "labelled_hidden", bounded)
+    cut = increment(**night, out=tmp_path / "cut")
+    assert max(rows) > 4 and rows.count(max(rows)) < len(rows)
+    assert cut.phases[0].losses == pytest.approx(whole.phases[0].losses, abs=1e-4)
+
+
 def test_a_single_example_that_does_not_fit_is_an_error_with_advice(
     increment: Increment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,3 +302,12 @@ def test_a_resume_on_another_base_or_template_is_refused(
     other.save_pretrained(tmp_path / "base")
     with pytest.raises(IntegrityError, match="another tokenizer and template"):
         increment("sft", out=tmp_path / "run", base_folder=tmp_path / "base")
+
+
+def test_a_resume_on_another_number_of_processes_is_refused(increment: Increment, tmp_path: Path) -> None:
+    increment("sft", out=tmp_path / "run")
+    marker = tmp_path / "run" / "identity.json"
+    told = json.loads(marker.read_text(encoding="utf-8"))
+    marker.write_text(json.dumps(told | {"number of processes": 2}), encoding="utf-8")
+    with pytest.raises(IntegrityError, match="a run with another number of processes"):
+        increment("sft", out=tmp_path / "run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -393,6 +394,19 @@ def test_a_four_bit_base_is_never_folded_into(
         stack_BTV, bare_BTV = previous(input_ids=ids_BT).logits, bare(input_ids=ids_BT).logits
     assert torch.allclose(off_BTV, stack_BTV, atol=1e-5)
     assert (stack_BTV - bare_BTV).abs().max() > 10 * (off_BTV - stack_BTV).abs().max() + 1e-2
+
+
+def test_every_epoch_rehearses_old_rows_of_its_own(increment: Increment, phases_run: list[Any]) -> None:
+    told = settings_of("sft", phases=[PHASES["sft"] | {"epochs": 3, "batch_size": 2}])
+    examples = examples_of("sft")
+    old = [example.id for example in examples[:6]]
+    increment("sft", settings=told, replayed=old, rehearsed={"sft": 2})
+    ((plan, _),) = phases_run
+    visits = Counter(tuple(row["prompt_ids"]) for row in plan.rows)
+    new = len(examples) - len(old)
+    assert plan.steps == -(-3 * (new + 2) // 2)
+    assert sorted(visits.values()) == [1] * len(old) + [3] * new
+    assert plan.reached >= set(old)
 
 
 def test_a_large_night_stops_at_max_steps(increment: Increment) -> None:

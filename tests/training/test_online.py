@@ -12,10 +12,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from incremental_llm.artifacts import file_digest, verify_folder
-from incremental_llm.errors import NothingToTrainError, TrainingError
+from incremental_llm.errors import ConfigError, NothingToTrainError, TrainingError
 from incremental_llm.replay import ReplayBuffer, ReplaySettings
 from incremental_llm.training.growth import increments_behind
 from incremental_llm.training.increment import read_result
+from incremental_llm.training.moments import moments_beside
 from incremental_llm.training.online import OnlineTrainer
 from incremental_llm.training.settings import TrainingSettings
 
@@ -186,3 +187,22 @@ def test_settings_are_the_recipes_cut_to_a_few_steps(online: Online) -> None:
     found = online(settings=told, steps=5).settings
     assert [phase.max_steps for phase in found.phases] == [5, 5, 5]
     assert [phase.minimum for phase in found.phases] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "replay", [{"answers": "on_policy"}, {"policy": "prioritised"}, {"max_days": 3.0}, {"balance": "topics"}]
+)
+def test_replay_that_needs_production_is_refused_and_not_ignored(replay: dict[str, Any], online: Online) -> None:
+    ((key, value),) = replay.items()
+    with pytest.raises(ConfigError, match=rf"found replay\.{key}: {value}"):
+        online("sft", replay=ReplaySettings(**replay))
+
+
+def test_moments_of_an_objective_that_is_not_trained_now_go_along(online: Online, tmp_path: Path) -> None:
+    goes_on = settings_of("dpo", "sft", growth="continue")
+    first = online(settings=goes_on)
+    first.update(examples_of("pair", "sft"))
+    adapter = first.save(tmp_path / "first").adapter
+    second = online(adapter_folders=[adapter], settings=settings_of("sft", growth="continue"))
+    second.update(examples_of("sft"))
+    assert moments_beside(second.save(tmp_path / "second").adapter).keys() == {"dpo", "sft"}

@@ -92,7 +92,7 @@ def test_its_term_is_logged_at_every_step_and_starts_at_the_ideal(
     term, zero = CASES[case][1:]
     values = second.phases[0].terms[term]
     assert len(values) == second.phases[0].steps
-    assert all(math.isfinite(value) and value >= -1e-6 for value in values)
+    assert all(math.isfinite(value) and value >= -1e-5 for value in values)  # of fp32 sums
     assert not zero or abs(values[0]) < 1e-4
     assert max(values) > 1e-4
 
