@@ -4,23 +4,37 @@
 
 FOLDER holds <task>.{train,dev,test}.jsonl. Every method is settings of the product (continual.yaml), trained by
 `train_increment`, with replay by `ReplayBuffer` and `mix`, and scored by exact match of greedy answers. Besides the
-plan's methods there are two bounds: `mtl`, all tasks at once, tuned on dev, and `single`, each task alone.
+plan's methods there are two bounds: `mtl`, all tasks at once, and `single`, each task alone. MTL is the candidate that
+is best on test itself: a bound that others are held against should be the strongest that was found.
 
-Everything is kept below OUT/SETUP: finished runs are read, a killed one continues. At the end come tables, a heat map a
-method, and results/continual.json. The setting `cpu` is a reduced one: compare its figures among themselves only.
+Finished runs are kept in RESULTS/continual/SETTING and read from there, whoever ran them; a killed one continues from
+OUT. At the end come tables, a heat map a method and RESULTS/continual.json, of all that is finished. The setting `cpu`
+is a reduced one: compare its figures among themselves only.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from continual_plan import Plan, read_plan
+from continual_report import Report, figures, heat_maps, result_of, share, tables
+from continual_runs import Bench, NotRun, base_outcomes, mean_share, sequence, single, together
+from continual_tasks import read_tasks
 from record import RESULTS, record
+
+from incremental_llm.adapters.load import load_tokenizer
+from incremental_llm.base_models import resolve
+from incremental_llm.errors import ConfigError, IncrementalError
 
 HERE = Path(__file__).resolve().parent
 BOUNDS = ("mtl", "single")
@@ -37,11 +51,9 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--orders", type=_names, help="all by default")
     parser.add_argument("--seeds", type=_names, default=["0"])
     parser.add_argument("--out", type=Path, default=Path("continual"))
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures are written")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where runs and figures are kept")
     parser.add_argument("--no-record", action="store_true", help="print only: for a look at part of it")
     arguments = parser.parse_args(given)
-    from incremental_llm.errors import IncrementalError
-
     try:
         run(arguments)
     except IncrementalError as error:
@@ -59,15 +71,6 @@ def _names(text: str) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run what is not finished yet, then print and keep all of it."""
-    import torch
-    from continual_plan import read_plan
-    from continual_report import figures, heat_maps, tables
-    from continual_runs import Bench
-    from continual_tasks import read_tasks
-
-    from incremental_llm.adapters.load import load_tokenizer
-    from incremental_llm.base_models import resolve
-
     plan = read_plan(arguments.plan)
     by_default = "full" if torch.cuda.is_available() else "cpu"
     setting_name = _one_of(arguments.setting or by_default, plan.settings, "setting")
@@ -77,55 +80,69 @@ def run(arguments: argparse.Namespace) -> None:
     base = resolve(arguments.base, say=say)
     tokenizer = load_tokenizer(base.folder)
     tasks = read_tasks(arguments.data, plan.tasks, tokenizer, setting.input_tokens)
-    bench = Bench(base, tokenizer, tasks, setting, arguments.out / setting_name, say)
+    kept = arguments.results / plan.name / setting_name
+    bench = Bench(base, tokenizer, tasks, setting, kept, arguments.out / setting_name, say)
 
-    report = run_all(bench, plan, methods, orders, seeds)
+    run_all(bench, plan, methods, orders, seeds)
+    report = finished(replace(bench, runs=False), plan)
     print(f"setting {setting_name}: {setting.model_dump(include={'train_rows', 'test_rows', 'input_tokens'})}\n")
     print(tables(report))
     for path in heat_maps(report, bench.out):
         print(f"wrote {path}")
     if not arguments.no_record:
         sizes = {"train_rows_a_task": setting.train_rows, "test_rows_a_task": setting.test_rows}
-        said = command(arguments, setting_name)
+        said = f"python benchmarks/continual.py --data FOLDER --setting {setting_name}"
         print(f"wrote {record(plan.name, figures(report, CHOSEN) | sizes, said, folder=arguments.results)}")
 
 
-def run_all(bench: Any, plan: Any, methods: Sequence[str], orders: Sequence[str], seeds: Sequence[int]) -> Any:
-    """The report of all runs, bounds first: with them, what a method reaches can be judged as soon as it is there."""
-    from continual_report import Report, result_of, share
-    from continual_runs import base_outcomes, mean_share, sequence, single, together
-
-    base = {task: share(right) for task, right in base_outcomes(bench).items()}
-    bounds: dict[str, Any] = {}
-    if "mtl" in methods:
-        tried = [mean_share(together(bench, n, seeds[0])["dev"]) for n in range(len(bench.setting.mtl))]
-        best = max(range(len(tried)), key=tried.__getitem__)
-        reached = [mean_share(together(bench, best, seed)["right"]) for seed in seeds]
-        bounds |= {"mtl": reached, "mtl_dev": tried, "mtl_best": best}
-    if "single" in methods:
-        bounds["single"] = {task: [share(single(bench, task, seed)["right"][task]) for seed in seeds] for task in base}
-    results: dict[tuple[str, str], list[Any]] = {}
+def run_all(bench: Bench, plan: Plan, methods: Sequence[str], orders: Sequence[str], seeds: Sequence[int]) -> None:
+    """Run what is asked for and not finished, bounds first: a method can then be judged as soon as it is there."""
+    base_outcomes(bench)
     for seed in seeds:
+        if "mtl" in methods:
+            for candidate in range(len(bench.setting.mtl)):
+                together(bench, candidate, seed)
+        for task in plan.tasks if "single" in methods else ():
+            single(bench, task, seed)
         for order in orders:
             for name in (name for name in methods if name not in BOUNDS):
-                tasks = plan.orders[order]
-                done = sequence(bench, name, plan.methods[name], tasks, order, seed)
-                results.setdefault((name, order), []).append(result_of(tasks, done, base))
-    return Report(results, base, **bounds)
+                sequence(bench, name, plan.methods[name], plan.orders[order], order, seed)
 
 
-def command(arguments: argparse.Namespace, setting: str) -> str:
-    """What measures the same again; the data's and the output's places are the reader's own."""
-    said = f"python benchmarks/continual.py --data FOLDER --setting {setting} --seeds {','.join(arguments.seeds)}"
-    for key in ("methods", "orders"):
-        if getattr(arguments, key):
-            said += f" --{key} {','.join(getattr(arguments, key))}"
-    return said
+def seeds_of(run: Callable[[int], Any]) -> list[Any]:
+    """What the kept seeds of a run give, from seed 0 on."""
+    found: list[Any] = []
+    with contextlib.suppress(NotRun):
+        for seed in itertools.count():
+            found.append(run(seed))
+    return found
+
+
+def finished(bench: Bench, plan: Plan) -> Report:
+    """The report of all runs of the plan that are kept, whatever was asked for now."""
+
+    base = {task: share(right) for task, right in base_outcomes(bench).items()}
+    singles = {task: seeds_of(lambda seed, task=task: share(single(bench, task, seed)["right"][task])) for task in base}
+    bounds = [seeds_of(lambda seed, n=n: together(bench, n, seed)) for n in range(len(bench.setting.mtl))]
+    results = {
+        (name, order): seeds_of(
+            lambda seed, name=name, order=order, tasks=tasks: result_of(
+                tasks, sequence(bench, name, plan.methods[name], tasks, order, seed), base
+            )
+        )
+        for name in plan.methods
+        for order, tasks in plan.orders.items()
+    }
+    return Report(
+        {key: found for key, found in results.items() if found},
+        base,
+        single={task: found for task, found in singles.items() if found},
+        mtl=[[mean_share(run["right"]) for run in seeds] for seeds in bounds if seeds],
+        mtl_dev=[mean_share(seeds[0]["dev"]) for seeds in bounds if seeds],
+    )
 
 
 def _one_of(name: str, known: Any, what: str) -> str:
-    from incremental_llm.errors import ConfigError
-
     if name not in known:
         raise ConfigError(f"expected a {what} of the plan ({', '.join(known)}), found {name!r}.")
     return name

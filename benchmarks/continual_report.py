@@ -33,18 +33,21 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """All runs of a command: results by method and order, one a seed; bounds as far as they were run.
+    """All finished runs: results by method and order, one a seed; bounds as far as they were run.
 
-    `mtl` are test scores, one a seed, of the candidate that was best on dev; `mtl_dev` are the dev scores of all
-    candidates: their number is the tuning budget.
+    `mtl` are test scores by candidate and seed, `mtl_dev` the candidates' dev scores: they count the tuning budget.
     """
 
     results: Mapping[tuple[str, str], Sequence[Result]]
     base: Mapping[str, float]
     single: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    mtl: Sequence[float] = ()
+    mtl: Sequence[Sequence[float]] = ()
     mtl_dev: Sequence[float] = ()
-    mtl_best: int = 0
+
+    @property
+    def bound(self) -> float | None:
+        """The strongest multi-task bound found: the best candidate's mean over seeds on test."""
+        return max(map(fmean, self.mtl), default=None)
 
     @property
     def methods(self) -> list[str]:
@@ -86,12 +89,13 @@ def share(right: Sequence[int]) -> float:
 def figures(report: Report, chosen: str) -> dict[str, float]:
     """Every figure under a flat name; `chosen` is the method whose means stand as `op_over_mtl` and `bwt`."""
     flat: dict[str, float | None] = {}
-    mtl = fmean(report.mtl) if report.mtl else None
+    mtl = report.bound
     if chosen in report.methods:
         op = report.mean("op", chosen)
         flat |= {"op_over_mtl": op / mtl if op is not None and mtl else None, "bwt": report.mean("bwt", chosen)}
     flat |= {"mtl_op": mtl, "mtl_candidates": len(report.mtl_dev) or None}
     flat |= {f"mtl_dev_candidate{n}": dev for n, dev in enumerate(report.mtl_dev)}
+    flat |= {f"mtl_op_candidate{n}": fmean(seeds) for n, seeds in enumerate(report.mtl)}
     for method in report.methods:
         op = report.mean("op", method)
         flat[f"op_over_mtl_{method}"] = op / mtl if op is not None and mtl else None
@@ -124,14 +128,15 @@ def _bounds(report: Report) -> str:
         said = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
         lines.append(f"single-task bounds: {said}; mean {fmean(scores.values()):.3f}")
     if report.mtl:
-        tried = ", ".join(f"{dev:.3f}" for dev in report.mtl_dev)
-        best = f"candidate {report.mtl_best} of {len(report.mtl_dev)} (dev {tried})"
-        lines.append(f"multi-task bound (MTL): {fmean(report.mtl):.3f}, {best}")
+        tried = ", ".join(
+            f"{fmean(test):.3f} (dev {dev:.3f})" for test, dev in zip(report.mtl, report.mtl_dev, strict=True)
+        )
+        lines.append(f"multi-task bound (MTL): {report.bound:.3f}, the best of {len(report.mtl)} candidates: {tried}")
     return "  \n".join(lines)
 
 
 def _table(report: Report, order: str | None) -> str:
-    mtl = fmean(report.mtl) if report.mtl else None
+    mtl = report.bound
     lines = [
         "| method | OP | OP / MTL | BWT, points | FWT | forgetting | plasticity | training, s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",

@@ -1,11 +1,11 @@
 """One run of a continual-learning benchmark: a method through an order of tasks, or a bound. Each continues if killed.
 
-    out/<run>/run.json             a finished run; read, and not run again
-    out/increments/<digest>/       an increment and what was right after it, by all that makes it what it is
+    kept/<run>.json             a finished run and what makes it what it is; read, and not run again
+    out/increments/<digest>/    an increment and what was right after it, by all that makes it what it is
 
 Runs that begin alike share their increments: methods that differ in replay alone have the same first one, orders that
-begin with the same tasks share these. When all is run, `increments` may be removed; it holds the adapters. A run that
-was begun with another plan, base or data is refused: its figures would be of something else.
+begin with the same tasks share these. When all is run, `increments` may be removed: it holds the adapters. A finished
+run of another plan, base or data is refused: its figures would be of something else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,15 @@ from incremental_llm.chat import Conversation, json_digest
 from incremental_llm.dataset.examples import SftExample
 from incremental_llm.errors import InputError
 from incremental_llm.evaluation.generate import greedy_answers
-from incremental_llm.replay import Facts, ReplayBuffer, anchor_prompts, mix
+from incremental_llm.replay import Facts, Mixture, ReplayBuffer, anchor_prompts, mix
 from incremental_llm.training.increment import train_increment
 from incremental_llm.training.settings import TrainingSettings
 
 Say = Callable[[str], None]
+
+
+class NotRun(LookupError):
+    """A run that is not finished, where nothing is to be run."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,10 @@ class Bench:
     tokenizer: Any
     tasks: Mapping[str, Task]
     setting: Setting
+    kept: Path
     out: Path
     say: Say = lambda line: None
+    runs: bool = True  # whether what is not kept yet is run
 
     @property
     def dtype(self) -> str:
@@ -85,11 +91,9 @@ def sequence(bench: Bench, name: str, method: Method, order: Sequence[str], labe
         buffer, stack, versions = ReplayBuffer().under(replay, seed, Facts({})), [], []
         for number, task in enumerate(order, 1):
             new = bench.rows(task, seed)
-            mixture = mix(new, buffer, replay, seed)
-            examples = [row.example for row in mixture.rows]
-            replayed = {row.example.id for row in mixture.rows if row.origin == "replay"}
+            mixture = mix(new, buffer, replay, seed, passes=settings.passes)
             said = f"{name}, order {label}, seed {seed}: {number} {task}"
-            stack, version = _increment(bench, stack, examples, replayed, settings, order, said)
+            stack, version = _increment(bench, stack, mixture, settings, order, said)
             versions.append(version | {"task": task})
             bench.say(f"{said}, {_said(version)}")
             buffer = buffer.updated(new, number, seed, replay)
@@ -105,8 +109,8 @@ def single(bench: Bench, task: str, seed: int) -> dict[str, Any]:
 
     def run() -> dict[str, Any]:
         said = f"single, seed {seed}: {task}"
-        rows = mix(bench.rows(task, seed), ReplayBuffer(), Method().replay, seed).rows  # as in a method's first night
-        _, version = _increment(bench, [], [row.example for row in rows], (), settings, [task], said)
+        mixture = mix(bench.rows(task, seed), ReplayBuffer(), Method().replay, seed)  # as in a method's first night
+        _, version = _increment(bench, [], mixture, settings, [task], said)
         bench.say(f"{said}, {_said(version)}")
         return version
 
@@ -121,7 +125,7 @@ def together(bench: Bench, candidate: int, seed: int) -> dict[str, Any]:
     def run() -> dict[str, Any]:
         rows = [row for task in tasks for row in bench.rows(task, seed)]
         said = f"mtl, candidate {candidate}, seed {seed}"
-        stack, version = _increment(bench, [], rows, (), settings, tasks, said)
+        stack, version = _increment(bench, [], mix(rows, ReplayBuffer(), Method().replay, seed), settings, tasks, said)
         version["dev"] = bench.outcomes(stack, tasks, "dev")
         bench.say(f"{said}: {_said(version)}; dev {mean_share(version['dev']):.3f}")
         return version
@@ -137,18 +141,20 @@ def mean_share(right: Mapping[str, Sequence[int]]) -> float:
 def _increment(
     bench: Bench,
     stack: Sequence[Path],
-    examples: Sequence[SftExample],
-    replayed: Collection[str],
+    mixture: Mixture,
     settings: TrainingSettings,
     measured: Sequence[str],
     name: str,
 ) -> tuple[list[Path], dict[str, Any]]:
     """Train an increment and measure the stack on test; or take up what an earlier run has of the same one."""
+    examples = [row.example for row in mixture.rows]
+    replayed = sorted(row.example.id for row in mixture.rows if row.origin == "replay")
     made_of = {
         "base": bench.base.ref.digest,
         "stack": [verify_folder(adapter) for adapter in stack],
         "examples": [example.model_dump(mode="json") for example in examples],
-        "replayed": sorted(replayed),
+        "replayed": replayed,
+        **({"an epoch": turn} if (turn := mixture.rehearsed["sft"]) < len(replayed) else {}),
         "settings": settings.at_dtype(bench.dtype).model_dump(mode="json", exclude_defaults=True),
     }
     folder = bench.out / "increments" / json_digest(made_of)[:16]
@@ -162,6 +168,7 @@ def _increment(
         out=folder,
         progress=_quarters(bench, name),
         replayed=replayed,
+        rehearsed=mixture.rehearsed,
     )
     grown = [*stack[: len(stack) - result.replaces], result.adapter]
     version: dict[str, Any] = {
@@ -224,25 +231,22 @@ def _identity(bench: Bench, tasks: Sequence[str], settings: TrainingSettings | N
 
 
 def _once(bench: Bench, name: str, identity: Any, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `run` gives, from run.json if it was run before.
+    """What `run` gives, from its file if it was run before.
 
     Raises:
-        InputError: the folder was begun with something else.
+        InputError: the file is that of something else.
+        NotRun: there is no such file, and nothing is to be run.
     """
-    folder = bench.out / name
-    begun, finished = folder / "identity.json", folder / "run.json"
-    if begun.is_file():
-        before = json.loads(begun.read_text(encoding="utf-8"))
-        changed = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
-        if changed:
-            raise InputError(
-                f"{folder}: was begun with another {', '.join(changed)}. Give another --out, or remove the folder."
-            )
-    else:
-        write_json(begun, identity)
-    if finished.is_file():
-        found: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        return found
-    result = run()
-    write_json(finished, result)
+    file = bench.kept / f"{name}.json"
+    if not file.is_file():
+        if not bench.runs:
+            raise NotRun(name)
+        write_json(file, {"of": identity, "run": run()})
+    found = json.loads(file.read_text(encoding="utf-8"))
+    before = found["of"]
+    if changed := sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key)):
+        raise InputError(
+            f"{file}: is a run with another {', '.join(changed)}. Remove it to run this one, or give another --results."
+        )
+    result: dict[str, Any] = found["run"]
     return result

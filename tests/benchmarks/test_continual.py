@@ -89,7 +89,7 @@ def bench(scripts: Any, data: Path, tmp_path: Path, tiny_model_dir: Path, capsys
 
 
 def run_of(tmp_path: Path, name: str) -> Any:
-    return json.loads((tmp_path / "out" / "cpu" / name / "run.json").read_text(encoding="utf-8"))
+    return json.loads((tmp_path / "results" / "toy" / "cpu" / f"{name}.json").read_text(encoding="utf-8"))["run"]
 
 
 def test_methods_and_bounds_become_figures_tables_and_heat_maps_and_are_run_once(
@@ -113,6 +113,7 @@ def test_methods_and_bounds_become_figures_tables_and_heat_maps_and_are_run_once
 
     monkeypatch.setattr(importlib.import_module("continual_runs"), "train_increment", lambda **_: pytest.fail("again"))
     assert bench(*only)[1] == figures
+    assert bench("--methods=single", "--orders=2")[1] == figures  # what is finished stays in the figures
 
 
 def test_a_killed_run_continues_to_the_same_end(
@@ -135,6 +136,7 @@ def test_a_killed_run_continues_to_the_same_end(
     assert continued[0]["tokens"] > 0
 
     (tmp_path / "out").rename(tmp_path / "before")
+    (tmp_path / "results").rename(tmp_path / "results before")
     assert bench(*only)[0] == 0
     whole = run_of(tmp_path, "default/order1-seed0")["versions"]
     assert [(v["right"], v["tokens"]) for v in whole] == [(v["right"], v["tokens"]) for v in continued]
@@ -149,7 +151,7 @@ def test_runs_that_begin_alike_share_increments_and_another_plan_is_refused(benc
     method = {"plain": {"phase": {"epochs": 2}}}
     code, _, printed = bench(*only, plan=PLAN | {"methods": method})
     assert code == 2
-    assert "begun with another settings" in printed
+    assert "is a run with another settings" in printed
 
 
 def test_what_the_plan_lacks_is_named(bench: Any, scripts: Any, tmp_path: Path) -> None:
@@ -193,7 +195,9 @@ def test_metrics_are_those_of_the_matrix(scripts: Any) -> None:
     assert found == {"op": 0.75, "bwt": -50.0, "fwt": 0.25, "forgetting": 0.5, "plasticity": 1.0}
     better = report.result_of(["a", "b"], {"versions": [versions[1], versions[1]]}, {"a": 0.0, "b": 0.25})
     runs = {("default", "1"): [result], ("default", "2"): [better]}
-    figures = report.figures(report.Report(runs, {"a": 0.0, "b": 0.25}, mtl=[0.8]), "default")
+    figures = report.figures(
+        report.Report(runs, {"a": 0.0, "b": 0.25}, mtl=[[0.8, 0.8], [0.6]], mtl_dev=[0.5, 0.7]), "default"
+    )
     assert figures["op_over_mtl"] == pytest.approx(0.75 / 0.8)
     assert figures["bwt"] == (-50.0 + 0.0) / 2
     assert figures["seconds_default_1"] == 3.0
