@@ -7,8 +7,8 @@
 Chats have about 284 tokens, as many labelled as not; tokens a second count useful ones only. Sides take turns, A B A B,
 each with a trainer of its own on the same weights; a ratio is the median over the turns, with its range. The ceiling is
 a measured product of matrices, and a step is counted at 4 N FLOPs a token (no weight gradients in the frozen base).
-Rivals are TRL as shipped, and TRL with the best of the options listed in `TUNED`, each tried first; they draw their own
-batches of the same rows, and their tokens are counted by the rows' mean.
+Rivals are TRL as shipped, and TRL with the best of the options listed in `TUNED`, each tried first. All sides have the
+same rows in every optimizer step, by length within a window as ours are, but where TRL packs.
 """
 
 from __future__ import annotations
@@ -20,24 +20,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from peft import LoraConfig, get_peft_model
 from record import record
-from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from training.gpu import Measured, Side, ours, synchronize, trl
+from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-from incremental_llm.adapters import varlen
-from incremental_llm.training.adapter import adapter_in_autocast_dtype, autocast_of, new_adapter
-from incremental_llm.training.batching import Row, TokenExample, training_order
-from incremental_llm.training.phase import PhaseContext, run_phase
-from incremental_llm.training.plan import plan_phase
-from incremental_llm.training.scoring import attach_labelled_head
-from incremental_llm.training.settings import LoraSettings, PhaseSettings, TrainingSettings
+from incremental_llm.training.batching import Row, TokenExample
 
 SHAPES = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -46,21 +36,9 @@ SHAPES = {
 }
 TUNED: dict[str, dict[str, Any]] = {
     "no checkpointing": {},
-    "no checkpointing, grouped by length": {"train_sampling_strategy": "group_by_length"},
     "packing, torch varlen attention": {"packing": True, "max_length": 8192, "per_device_train_batch_size": 2},
 }
 PAIRS = {"no checkpointing, stored reference": {"precompute_ref_log_probs": True}, "no checkpointing": {}}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One row of the table: `objective` on a shape, `quantized` to nf4; DPO's pairs have these (prompt, answer)."""
-
-    objective: str
-    shape: str
-    quantized: bool = False
-    lengths: tuple[int, int] = (300, 100)
-    batch_size: int = 32
 
 
 ROWS = {
@@ -69,20 +47,6 @@ ROWS = {
     "sft_8b": Measured("sft", "8b", batch_size=16),
     "qlora_8b": Measured("sft", "8b", quantized=True, batch_size=16),
 }
-
-
-@dataclass
-class Side:
-    """A side's steps: seconds of each timed step, and useful tokens of each."""
-
-    seconds: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    peak_gib: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        """Useful tokens a second."""
-        return sum(self.tokens) / sum(self.seconds)
 
 
 def model_of(row: Measured, device: torch.device) -> Any:
@@ -126,142 +90,17 @@ def examples_of(row: Measured, vocabulary: int, count: int) -> list[TokenExample
     return made
 
 
-def settings_of(row: Measured, steps: int, count: int) -> TrainingSettings:
-    phase = PhaseSettings(
-        objective=row.objective, learning_rate=1e-4, epochs=steps * row.batch_size / count,
-        batch_size=row.batch_size, saturated_below=0.0,
-    )  # fmt: skip
-    return TrainingSettings(
-        precision="bf16", quantization="nf4" if row.quantized else "none", max_length=4096, save_steps=10_000,
-        lora=LoraSettings(rank=16, alpha=32), anchor={"weight": 0.0}, phases=(phase,),
-    )  # fmt: skip
-
-
-def useful(examples: list[TokenExample]) -> int:
-    """Tokens of prompts and answers, each once."""
-    return sum(len(e.rows[0].prompt) + sum(len(one.completion) for one in e.rows) for e in examples)
-
-
-class Steps(TrainerCallback):
-    """Times steps between synchronisations; the first `warmup` are not counted."""
-
-    def __init__(self, side: Side, tokens: Callable[[int], int], steps: int, warmup: int) -> None:
-        self._side, self._tokens, self._steps, self._warmup = side, tokens, steps, warmup
-        self._at = 0.0
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
-        _synchronize()
-        self._at = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
-        _synchronize()
-        if state.global_step > self._warmup:
-            self._side.seconds.append(time.perf_counter() - self._at)
-            self._side.tokens.append(self._tokens(state.global_step - 1))
-        if state.global_step >= self._warmup + self._steps:
-            control.should_training_stop = True
-
-
-def ours(row: Measured, model: Any, examples: list[TokenExample], steps: int, warmup: int, side: Side) -> None:
-    """The product's own path: plan and phase."""
-    settings = settings_of(row, steps + warmup, len(examples))
-    own = model.config._attn_implementation
-    attach_labelled_head(model)
-    autocast, phase = autocast_of(model, settings), settings.phases[0]
-    plan = plan_phase(phase, {phase.kind: examples}, model, autocast, settings, lambda *_: None)
-    order = training_order(
-        [e.length for e in examples], epochs=phase.passes(len(examples)), batch_size=phase.batch_size, seed=0
-    )
-    peft_model = new_adapter(model, settings)
-    timer = Steps(side, lambda step: useful([examples[i] for i in order[step]]), steps, warmup)
-    with tempfile.TemporaryDirectory() as folder, adapter_in_autocast_dtype(peft_model, settings):
-        context = PhaseContext(model=peft_model, tokenizer=_tokenizer(), settings=settings, autocast=autocast)
-        _with_callback(timer, lambda: run_phase(context, plan, Path(folder)))
-    peft_model.unload()
-    del model.forward  # the labelled head
-    model.set_attn_implementation(own)
-
-
-def trl(row: Measured, model: Any, examples: list[TokenExample], steps: int, warmup: int, side: Side,
-        options: dict[str, Any], *, shipped: bool) -> None:  # fmt: skip
-    """TRL's trainer on the same rows; as shipped: batches of 8 with checkpointing."""
-    size = 8 if shipped else options.pop("per_device_train_batch_size", row.batch_size)
-    packing = options.get("packing", False)
-    arguments: dict[str, Any] = {
-        "per_device_train_batch_size": size, "max_steps": steps + warmup, "bf16": True, "report_to": "none",
-        "learning_rate": 1e-4, "disable_tqdm": True, "save_strategy": "no", "logging_steps": 10_000,
-        "use_cpu": not torch.cuda.is_available(), **options,
-    }  # fmt: skip
-    if not shipped:
-        arguments["gradient_checkpointing"] = False
-    adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    if packing:
-        varlen.register()
-        model.set_attn_implementation(varlen.NAME)
-    columns = [_columns(row.objective, example) for example in examples]
-    mean = useful(examples) / len(examples)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer_class, config_class = (SFTTrainer, SFTConfig) if row.objective == "sft" else (_Pairs, DPOConfig)
-        trainer = trainer_class(
-            model=get_peft_model(model, adapter, autocast_adapter_dtype=shipped),
-            args=config_class(output_dir=folder, **arguments),
-            train_dataset=Dataset.from_list(columns),
-            processing_class=_tokenizer(),
-        )
-        in_step = mean * len(examples) / len(trainer.train_dataset) * size  # packed rows hold several
-        trainer.add_callback(Steps(side, lambda step: round(in_step), steps, warmup))
-        trainer.train()
-        trainer.model.unload()
-    model.set_attn_implementation("sdpa")
-
-
-class _Pairs(DPOTrainer):
-    def _prepare_dataset(self, dataset: Any, *_args: Any, **_kwargs: Any) -> Any:
-        return dataset  # token ids already
-
-
-def _columns(objective: str, example: TokenExample) -> dict[str, Any]:
-    prompt, completion = list(example.rows[0].prompt), list(example.rows[0].completion)
-    if objective == "dpo":
-        return {"prompt_ids": prompt, "chosen_ids": completion, "rejected_ids": list(example.rows[1].completion)}
-    return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
-
-
-def _tokenizer() -> Any:
-    from tokenizers import Tokenizer, models
-
-    backend = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "<unk>": 2}, unk_token="<unk>"))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
-
-
-def _with_callback(timer: Steps, run: Callable[[], Any]) -> None:
-    """Run a phase with one more callback on its trainer."""
-    from incremental_llm.training import phase
-
-    report = phase._Report
-    try:
-        phase._Report = lambda *_: timer
-        run()
-    finally:
-        phase._Report = report
-
-
 def ceiling(device: torch.device, size: int) -> float:
     """FLOP/s of a bf16 product of matrices of this size, the best of ten."""
     one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     best = 0.0
     for _ in range(10):
-        _synchronize()
+        synchronize()
         at = time.perf_counter()
         one @ other
-        _synchronize()
+        synchronize()
         best = max(best, 2 * size**3 / (time.perf_counter() - at))
     return best
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def turns(row: Measured, model: Any, sides: dict[str, Callable[[Side], None]], count: int) -> dict[str, list[Side]]:

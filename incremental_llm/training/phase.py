@@ -64,7 +64,10 @@ _TERMS = ("anchor_kl", "replay_kl", "dark", "ewc", "orthogonal")
 
 @dataclass(frozen=True)
 class PhaseContext:
-    """What all phases of an increment share. Without `checkpoints` nothing is written, and a cut phase is lost."""
+    """What all phases of an increment share. Without `checkpoints` nothing is written, and a cut phase is lost.
+
+    `callbacks` are the caller's own, for the trainer of every phase.
+    """
 
     model: Any
     tokenizer: Any
@@ -74,6 +77,7 @@ class PhaseContext:
     progress: Progress = lambda what, done, total, loss: None
     interruption: Interruption = field(default_factory=Interruption)
     checkpoints: bool = True
+    callbacks: tuple[TrainerCallback, ...] = ()
 
 
 def run_phase(
@@ -136,6 +140,7 @@ def _trained(context: PhaseContext, plan: PhasePlan, folder: Path, micro: int, m
             StopWhenTold(context.interruption),
             SealCheckpoints(),
             _Report(phase.objective, plan.steps, context.progress),
+            *context.callbacks,
         ],
     )
     if "ref" in model.peft_config:
