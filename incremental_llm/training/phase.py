@@ -105,7 +105,7 @@ def run_phase(
     micro = _first_micro_batch(plan, context.settings)
     while True:
         try:
-            trainer = _trained(context, plan, folder, micro, moments)
+            trainer = _trained(context, plan, folder, micro, moments, start)
             break
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -125,8 +125,15 @@ def run_phase(
     return report, moments_of(trainer.optimizer, model)
 
 
-def _trained(context: PhaseContext, plan: PhasePlan, folder: Path, micro: int, moments: Moments | None) -> Any:
-    """The phase's trainer after its last step."""
+def _trained(
+    context: PhaseContext,
+    plan: PhasePlan,
+    folder: Path,
+    micro: int,
+    moments: Moments | None,
+    start: dict[str, torch.Tensor],
+) -> Any:
+    """The phase's trainer after its last step; `start` are the adapter's values before its first."""
     phase, model = plan.settings, context.model
     trainer_class = TRAINERS[phase.objective]
     config = trainer_class.config(**_arguments(plan, context, folder, micro))
@@ -146,6 +153,7 @@ def _trained(context: PhaseContext, plan: PhasePlan, folder: Path, micro: int, m
     if "ref" in model.peft_config:
         model.delete_adapter("ref")  # TRL's copy of the trained adapter: the reference is stored with the rows instead
         model.set_adapter("default")
+    _as_it_was(model, start)
     trainer.remove_callback(PrinterCallback)
     trainer.regularizers, trainer.phase, trainer.moments = context.regularizers, phase, moments
     checkpoint = agreed(last_complete_checkpoint(folder))
@@ -186,6 +194,13 @@ def _halved(micro: int, objective: str, error: BaseException) -> int:
         ) from error
     log.warning("%s: out of memory with %d examples at once, going on with %d", objective, micro, smaller)
     return smaller
+
+
+def _as_it_was(model: Any, start: dict[str, torch.Tensor]) -> None:
+    """Undo what TRL does to the adapter of a 4-bit base: in bf16, Adam's small steps would be rounded away."""
+    for name, parameter in model.named_parameters():
+        if name in start and parameter.dtype != start[name].dtype:
+            parameter.data = start[name].clone()
 
 
 def _forget_failed_try(model: Any, start: dict[str, torch.Tensor]) -> None:

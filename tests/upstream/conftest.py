@@ -19,6 +19,8 @@ from peft import LoraConfig
 from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
+from incremental_llm.adapters.load import load_base
+
 IDS_BT = torch.tensor([[5, 9, 2, 40, 77, 3]])
 PROMPTS = ["How long is a return?", "Where is the shop?", "Who answers?", "What does it cost?"]
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -93,6 +95,16 @@ def fresh(tiny_model: Any) -> Callable[[], Any]:
     """New copies of the tiny model."""
     torch.manual_seed(0)
     return lambda: copy.deepcopy(tiny_model)
+
+
+@pytest.fixture
+def four_bit(tiny_model: Any, tmp_path: Path) -> Any:
+    """A random base of one layer, wide enough for blocks of 64 weights, in nf4 on the CPU."""
+    shape = {"hidden_size": 128, "intermediate_size": 128, "head_dim": 64, "num_hidden_layers": 1}
+    config = type(tiny_model.config)(**tiny_model.config.to_dict() | shape)
+    torch.manual_seed(0)
+    type(tiny_model)(config).save_pretrained(tmp_path)
+    return load_base(tmp_path, dtype=torch.bfloat16, device=torch.device("cpu"), quantization="nf4")
 
 
 _ARGUMENTS: dict[str, Any] = {

@@ -11,8 +11,6 @@ import torch
 from peft import PeftModel, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 
-from incremental_llm.adapters.load import load_base
-
 from .conftest import IDS_BT, Q0, lora, train_only, trained, used
 
 Fresh = Callable[[], Any]
@@ -247,16 +245,6 @@ def test_an_adapter_of_a_bf16_base_is_fp32_and_so_are_its_inputs(fresh: Fresh) -
             logits(model)
     assert factor.weight.dtype == torch.float32
     assert seen == [torch.float32, torch.bfloat16]
-
-
-@pytest.fixture
-def four_bit(tiny_model: Any, tmp_path: Path) -> Any:
-    """A random base of one layer, wide enough for blocks of 64 weights, in nf4 on the CPU."""
-    shape = {"hidden_size": 128, "intermediate_size": 128, "head_dim": 64, "num_hidden_layers": 1}
-    config = type(tiny_model.config)(**tiny_model.config.to_dict() | shape)
-    torch.manual_seed(0)
-    type(tiny_model)(config).save_pretrained(tmp_path)
-    return load_base(tmp_path, dtype=torch.bfloat16, device=torch.device("cpu"), quantization="nf4")
 
 
 @pytest.mark.filterwarnings("ignore:Merge lora module to 4-bit linear may get different generations:UserWarning")
