@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from incremental_llm.config import RunConfig
 from incremental_llm.errors import ConfigError, InputError
 from incremental_llm.training import increment
 
@@ -212,3 +213,16 @@ def test_every_method_of_the_plan_is_settings_that_training_knows(scripts: Any) 
             plans.settings_of(setting, method, seed=0)
         for candidate in setting.mtl:
             plans.settings_of(setting, plans.Method(), seed=0, **candidate)
+
+
+def test_the_default_method_is_what_init_writes_but_for_sizes_and_the_share_of_replay(scripts: Any) -> None:
+    plans = scripts("continual_plan")
+    plan = plans.read_plan(BENCHMARKS / "continual.yaml")
+    default, recipe = plan.methods["default"], RunConfig()
+    sizes = {"precision", "save_steps", "max_length", "phases"}
+    for setting in plan.settings.values():
+        found = plans.settings_of(setting, default, seed=0)
+        assert found.model_dump(exclude=sizes) == recipe.training.model_dump(exclude=sizes)
+        own = {"learning_rate", "epochs", "batch_size"}
+        assert found.phases[0].model_dump(exclude=own) == recipe.training.phases[-1].model_dump(exclude=own)
+    assert default.replay.model_dump(exclude={"ratio"}) == recipe.replay.model_dump(exclude={"ratio"})
