@@ -120,7 +120,6 @@ def seeds_of(run: Callable[[int], Any]) -> list[Any]:
 
 def finished(bench: Bench, plan: Plan) -> Report:
     """The report of all runs of the plan that are kept, whatever was asked for now."""
-
     base = {task: share(right) for task, right in base_outcomes(bench).items()}
     singles = {task: seeds_of(lambda seed, task=task: share(single(bench, task, seed)["right"][task])) for task in base}
     bounds = [seeds_of(lambda seed, n=n: together(bench, n, seed)) for n in range(len(bench.setting.mtl))]

@@ -9,7 +9,7 @@ publish(model, folder, ...)                 a plain PEFT folder, complete when i
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from incremental_llm.training.folded import folded_model
 from incremental_llm.training.growth import continued_adapter, split_stack
 from incremental_llm.training.moments import Moments, write_moments
 from incremental_llm.training.null_space import start_in_null_space
+from incremental_llm.training.phase import Progress
 from incremental_llm.training.regularizers import Penalty
 from incremental_llm.training.regularizers.anchor import Anchor
 from incremental_llm.training.regularizers.ewc import DiagonalEwc, FoldedEwc, is_folded, read_fisher
@@ -38,8 +39,6 @@ from incremental_llm.training.regularizers.orthogonal import Orthogonality
 from incremental_llm.training.regularizers.stored import Stored
 from incremental_llm.training.scoring import attach_labelled_head
 from incremental_llm.training.settings import TrainingSettings
-
-Progress = Callable[[str, int, int, float | None], None]
 
 
 @dataclass
