@@ -92,8 +92,11 @@ def adapter_in_autocast_dtype(model: Any, settings: TrainingSettings) -> context
 
 
 def save_adapter(model: Any, folder: Path, base_name: str) -> None:
-    """A plain PEFT folder that names its base instead of this machine's path to it."""
+    """A plain PEFT folder that names its base instead of this machine's path to it; equal adapters give equal bytes."""
     model.save_pretrained(folder, safe_serialization=True)
     (folder / "README.md").unlink(missing_ok=True)
-    config = folder / "adapter_config.json"
-    write_json(config, json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_name})
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_name}
+    if isinstance(config["target_modules"], list):  # a set in PEFT: its order is another in every process
+        config["target_modules"].sort()
+    write_json(path, config)

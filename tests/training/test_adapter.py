@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from incremental_llm.adapters.load import load_stack
-from incremental_llm.training.adapter import new_adapter
+from incremental_llm.training.adapter import new_adapter, save_adapter
 
 from .conftest import settings_of
 
@@ -26,3 +26,14 @@ def test_each_place_in_the_stack_and_each_seed_starts_elsewhere(tiny_model_dir: 
     for seed, below in ((0, 1), (1, 0), (1, 1)):
         other = start(tiny_model_dir, seed, below)
         assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_equal_adapters_give_equal_bytes(tiny_model_dir: Path, tmp_path: Path) -> None:
+    adapted = new_adapter(load_stack(tiny_model_dir, [], dtype=torch.float32, to_train=True), settings_of("sft"), 0)
+    config = adapted.peft_config["default"]
+    names = sorted(config.target_modules)
+    for folder, order in (("one", names), ("other", names[::-1])):  # as PEFT's set has them in two processes
+        config.target_modules = order
+        save_adapter(adapted, tmp_path / folder, "base")
+    written = [{p.name: p.read_bytes() for p in (tmp_path / folder).iterdir()} for folder in ("one", "other")]
+    assert len(names) > 1 and written[0] == written[1]

@@ -70,7 +70,7 @@ def estimate_stored(
             told_fisher = accumulated(earlier, told_fisher, settings.ewc.decay)
     if settings.dark.weight:
         old = read_dark(before) if before else {}
-        kept = {name: old[name] for name in replayed if name in old}
+        kept = {name: logits for name, logits in old.items() if name in replayed}  # `replayed` has no order
         fresh = [(example.id, example.rows[0]) for example in examples if example.id not in kept]
         fresh = fresh[: settings.dark.capacity]
         newest_first = dark_logits(model, fresh, settings.dark, autocast) | kept | old
