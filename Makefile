@@ -30,7 +30,7 @@ demo: $(STAMP)
 
 # Tiny models are slower on two threads than on one, so the cores go to two test processes instead.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -15,6 +15,12 @@ from typing import Any
 
 import pytest
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow modules begin first: the last one alone would have one of two test processes wait for the other."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -77,6 +83,17 @@ def build_model(tokenizer: Any, *, seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def collect_less() -> None:
+    """The Trainer collects garbage before every run: a second through all that its libraries have imported."""
+    import gc
+
+    import trl  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def resume() -> Any:
     return module
 
 
-@pytest.mark.parametrize(("objective", "depth", "steps"), [("sft", 3, (13,)), ("dpo", 1, (1, 19)), ("kto", 0, (7, 19))])
+@pytest.mark.parametrize(("objective", "depth", "steps"), [("dpo", 3, (1, 19)), ("kto", 0, (7,))])
 def test_some_cuts_end_with_the_same_bits(
     objective: str, depth: int, steps: tuple[int, ...], resume: Any, tmp_path: Path, tiny_model_dir: Path
 ) -> None:

@@ -18,7 +18,7 @@ GOOD, BAD = "the shop answers: yes", "the order ships: no"
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+def _one_thread(collect_less: None) -> Iterator[None]:
     """Tiny matrices are slower on two threads than on one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

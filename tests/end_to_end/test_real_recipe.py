@@ -1,4 +1,4 @@
-"""The shipped CPU recipe on the real model, with fewer steps and anchors: a night about one fact is promoted."""
+"""The real base model, and the shipped CPU recipe on it with fewer steps and anchors: one fact is promoted."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from incremental_llm.adapters.load import load_stack, load_tokenizer
+from incremental_llm.base_models import resolve
+from incremental_llm.chat import Message
 from incremental_llm.config import load_config
+from incremental_llm.evaluation.generate import greedy_answers
 from incremental_llm.workspace import Workspace
 
 from .conftest import write_log
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 EVERYDAY = ROOT / "incremental_llm" / "replay" / "everyday.jsonl"
@@ -54,6 +58,15 @@ def feedback() -> list[dict[str, Any]]:
     events.append(events[0] | {"id": "good", "conversation": "good", "messages": asked, "reply": RIGHT})
     events.append(events[1] | {"id": "up", "interaction": "good", "value": 1})
     return events
+
+
+def test_the_base_knows_paris_and_nothing_of_the_library() -> None:
+    base = resolve("smollm2-135m")
+    model, tokenizer = load_stack(base.folder, []), load_tokenizer(base.folder)
+    asked = [(Message(role="user", content=text),) for text in ("What is the capital of France?", UNSEEN[0])]
+    paris, price = greedy_answers(model, tokenizer, asked, max_new_tokens=12)
+    assert "Paris" in paris
+    assert "seven euros" not in price
 
 
 def test_a_fact_is_learned_promoted_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

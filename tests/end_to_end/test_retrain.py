@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,26 @@ def retraining(config: RunConfig, **changes: Any) -> RunConfig:
     return config.model_copy(update={"process": "retrain", **changes})
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the workspace of `two_nights` lies once the first test has made it."""
+    return tmp_path_factory.mktemp("kept") / "illm"
+
+
 @pytest.fixture
-def two_nights(tmp_path: Path, tiny_config: Config) -> RunConfig:
+def two_nights(tmp_path: Path, tiny_config: Config, kept: Path) -> RunConfig:
     """A workspace whose production stands on two adapters."""
     config = tiny_config()
     lenient = config.gate.model_copy(update={"max_correction_losses": 0.5})
     config = config.model_copy(update={"gate": lenient})
-    with Workspace.create(config) as workspace:
-        for number, said in ((1, (GOOD, BAD)), (2, SECOND)):
-            workspace.import_feedback(write_log(tmp_path / f"n{number}.jsonl", night(number, *said)))
-            assert workspace.run().version == number
+    if not kept.exists():
+        with Workspace.create(config) as workspace:
+            for number, said in ((1, (GOOD, BAD)), (2, SECOND)):
+                workspace.import_feedback(write_log(tmp_path / f"n{number}.jsonl", night(number, *said)))
+                assert workspace.run().version == number
+        shutil.copytree(config.workspace, kept)
+    else:
+        shutil.copytree(kept, config.workspace)
     return config
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
@@ -99,21 +98,12 @@ def relative_difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tenso
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Any:
+def _one_thread(collect_less: None) -> Any:
     """Tiny matrices are slower on two threads than on one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _collect_less() -> None:
-    """The Trainer collects garbage before every run: a second through all that its libraries have imported."""
-    import trl  # noqa: F401
-
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture
