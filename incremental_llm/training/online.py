@@ -14,6 +14,7 @@ disk before `save`: a resident policy that is killed has learnt nothing.
 
 from __future__ import annotations
 
+import gc
 import random
 import tempfile
 import time
@@ -90,6 +91,8 @@ class OnlineTrainer:
         progress: Progress = lambda what, done, total, loss: None,
     ) -> None:
         _check_replay(replay or ReplaySettings())
+        gc.collect()
+        gc.freeze()  # else each phase of an update searches all that was imported for garbage, half a second long
         settings = settings.at_dtype(native_dtype()).after(increments_behind(adapter_folders))
         self.settings = settings.model_copy(update={"phases": tuple(_short(phase, steps) for phase in settings.phases)})
         self.buffer = buffer or ReplayBuffer()
