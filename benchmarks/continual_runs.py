@@ -154,7 +154,7 @@ def _increment(
         "stack": [verify_folder(adapter) for adapter in stack],
         "examples": [example.model_dump(mode="json") for example in examples],
         "replayed": replayed,
-        **({"an epoch": turn} if (turn := mixture.rehearsed["sft"]) < len(replayed) else {}),
+        **({"turns": mixture.turns} if mixture.turns else {}),
         "settings": settings.at_dtype(bench.dtype).model_dump(mode="json", exclude_defaults=True),
     }
     folder = bench.out / "increments" / json_digest(made_of)[:16]
@@ -168,7 +168,7 @@ def _increment(
         out=folder,
         progress=_quarters(bench, name),
         replayed=replayed,
-        rehearsed=mixture.rehearsed,
+        turns=mixture.turns,
     )
     grown = [*stack[: len(stack) - result.replaces], result.adapter]
     version: dict[str, Any] = {

@@ -85,6 +85,7 @@ def settings_of(shape: Shape, steps: int, examples: int, precision: str) -> Trai
         epochs=steps * shape.batch_size / examples,
         batch_size=shape.batch_size,
         saturated_below=0.0,
+        warmup=0.0,  # TRL's first step has a learning rate of 0, ours has not
     )
     return TrainingSettings(
         seed=data.SEED,

@@ -109,7 +109,8 @@ class ReplayBuffer(BaseModel):
         items: list[ReplayItem] = []
         for kind in KINDS:
             held, night = self.of_kind(kind), self.night(kind, str(seed), settings, facts)
-            items += POLICIES[self.policy].keep(held, wanted[kind], night) if len(held) > wanted[kind] else held
+            bounded = len(held) > wanted[kind] or kind in night.settings.capacity_tokens
+            items += POLICIES[self.policy].keep(held, wanted[kind], night) if bounded else held
         return ReplayBuffer(policy=self.policy, capacity=wanted, items=tuple(items), seen=self.seen)
 
     def under(self, settings: ReplaySettings, seed: int, facts: Facts | None = None) -> ReplayBuffer:

@@ -18,21 +18,29 @@ from incremental_llm.replay.policies import POLICIES
 from incremental_llm.replay.settings import ReplaySettings
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 class MixedExample(BaseModel):
-    """A row of an increment's training data; `increment` is where a replayed row came from, None for a new one."""
+    """A row of an increment's training data; `increment` is where a replayed row came from, None for a new one.
+
+    `epochs` are those that a rotating row is seen in, counted from 0; None: every one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     example: Annotated[Example, Field(discriminator="kind")]
     origin: Literal["new", "replay"]
     increment: int | None
+    epochs: tuple[int, ...] | None = Field(None, exclude_if=_absent)
 
 
 class Realised(BaseModel):
     """What the mixture of one kind became.
 
-    Of the `replay` old rows an epoch takes `an_epoch` in turn, where `wanted` were asked for; `share` is an_epoch /
-    (new + an_epoch), None without any row.
+    Of the `replay` old rows an epoch takes `an_epoch`, where `wanted` were asked for; `share` is an_epoch / (new +
+    an_epoch), None without any row.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,9 +66,17 @@ class Mixture(BaseModel):
         return tuple(row for row in self.rows if row.example.kind == kind)
 
     @property
-    def rehearsed(self) -> dict[Kind, int]:
-        """The old rows of each kind that an epoch takes."""
-        return {kind: one.an_epoch for kind, one in self.realised.items()}
+    def turns(self) -> dict[Kind, tuple[tuple[str, ...], ...]]:
+        """The ids of the old rows of each epoch, for each kind whose old rows rotate."""
+        found: dict[Kind, tuple[tuple[str, ...], ...]] = {}
+        for kind in self.realised:
+            rows = [(row.example.id, row.epochs) for row in self.of_kind(kind) if row.epochs is not None]
+            last = max((epoch for _, epochs in rows for epoch in epochs), default=-1)
+            if last >= 0:
+                found[kind] = tuple(
+                    tuple(name for name, epochs in rows if epoch in epochs) for epoch in range(last + 1)
+                )
+        return found
 
     @property
     def sentence(self) -> str:
@@ -90,8 +106,9 @@ def mix(
 ) -> Mixture:
     """Interleave old rows of `buffer` into `new`, kind by kind, the same way for the same seed.
 
-    `passes` gives the epochs over so many rows of a kind. Where old rows rotate, each epoch has its own share of them:
-    a model that sees many old rows a little forgets less than one that learns few by heart.
+    `passes` gives the epochs over so many rows of a kind. Where old rows rotate, each epoch has a draw of its own: a
+    model that sees many old rows a little forgets less than one that learns few by heart. What the policy prefers is
+    drawn in more epochs.
 
     A kind without new rows gets no old ones (its phase does not run), except SFT, which always rehearses. Old rows
     are drawn by the recipe's policy; a row that is also among the new ones is not taken twice; of unpaired rows the
@@ -119,10 +136,25 @@ def mix(
             return policy.draw(pool, count, buffer.night(kind, seed, settings, facts))
 
         turns = ceil(passes(kind, len(fresh) + wanted)) if settings.rotate and kind != "unpaired" else 1
-        old = _chosen(kind, pool, wanted * max(1, turns), seed, draw)
-        realised[kind] = _realised(len(fresh), old, wanted)
+        drawn = [_chosen(kind, pool, wanted, f"{seed}:{epoch}" if epoch else str(seed), draw) for epoch in range(turns)]
+        drawn = drawn or [_chosen(kind, pool, wanted, str(seed), draw)]
+        seen: dict[int, tuple[ReplayItem, list[int]]] = {}
+        for epoch, items in enumerate(drawn):
+            for item in items:
+                seen.setdefault(id(item), (item, []))[1].append(epoch)
+        old = [item for item, _ in seen.values()]
+        rotates = any(len(epochs) < len(drawn) for _, epochs in seen.values())
+        realised[kind] = _realised(len(fresh), old, len(drawn[0]), wanted)
         random.Random(f"{seed}:new:{kind}").shuffle(fresh)
-        replayed = [MixedExample(example=i.example, origin="replay", increment=i.increment) for i in old]
+        replayed = [
+            MixedExample(
+                example=item.example,
+                origin="replay",
+                increment=item.increment,
+                epochs=tuple(epochs) if rotates else None,
+            )
+            for item, epochs in seen.values()
+        ]
         placed += _spread(fresh, order, 0) + _spread(replayed, order, 1)
     return Mixture(rows=tuple(row for *_, row in sorted(placed, key=lambda entry: entry[:3])), realised=realised)
 
@@ -130,7 +162,7 @@ def mix(
 Draw = Callable[[Sequence[ReplayItem], int, str], list[ReplayItem]]
 
 
-def _chosen(kind: Kind, pool: Sequence[ReplayItem], count: int, seed: int, draw: Draw) -> list[ReplayItem]:
+def _chosen(kind: Kind, pool: Sequence[ReplayItem], count: int, seed: str, draw: Draw) -> list[ReplayItem]:
     """At most `count` items of `pool`, as the policy draws them, in random order."""
     if kind == "unpaired":
         ups = [item for item in pool if item.example.kind == "unpaired" and item.example.desirable]
@@ -144,7 +176,7 @@ def _chosen(kind: Kind, pool: Sequence[ReplayItem], count: int, seed: int, draw:
     return taken
 
 
-def _within_weight(downs: list[ReplayItem], ups: Sequence[ReplayItem], seed: int) -> list[ReplayItem]:
+def _within_weight(downs: list[ReplayItem], ups: Sequence[ReplayItem], seed: str) -> list[ReplayItem]:
     """The downs, or as many of them at random as weigh no more than the ups."""
     room = sum(item.example.weight for item in ups)
     if sum(item.example.weight for item in downs) <= room:
@@ -164,8 +196,7 @@ def _spread(rows: Iterable[MixedExample], kind: int, origin: int) -> list[tuple[
     return [((2 * i + 1) / (2 * len(listed)), kind, origin, row) for i, row in enumerate(listed)]
 
 
-def _realised(new: int, old: Sequence[ReplayItem], wanted: int) -> Realised:
-    taken = min(len(old), wanted)
+def _realised(new: int, old: Sequence[ReplayItem], taken: int, wanted: int) -> Realised:
     return Realised(
         new=new,
         replay=len(old),

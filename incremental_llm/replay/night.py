@@ -37,10 +37,6 @@ class Night:
         """A generator for tonight's draw: one seed for all nights would draw the same places of a full buffer."""
         return random.Random(f"{self.seed}:{max(self.seen, default=0)}")
 
-    def plain(self) -> random.Random:
-        """The seed's own generator, every night the same: the default policy's, whose draws are not changed."""
-        return random.Random(self.seed)
-
     def generator(self, *why: int | str) -> random.Random:
         """A generator of its own for each decision, so that one kind's examples never change what another keeps."""
         return random.Random(":".join(map(str, (self.seed, *why))))

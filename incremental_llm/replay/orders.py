@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count as counting
@@ -121,13 +120,13 @@ def in_turn(group: Group[K]) -> Order:
     return order
 
 
-def in_shares(group: Group[K], generator_of: Callable[[Night], random.Random] = Night.tonights) -> Choice:
+def in_shares(group: Group[K]) -> Choice:
     """Equal shares of the groups, uniform within each."""
 
     def draw(pool: Sequence[ReplayItem], count: int, night: Night) -> list[ReplayItem]:
         grouped = by_group(pool, lambda item: group(item, night))
         quotas = balanced_quotas({name: len(held) for name, held in grouped.items()}, count)
-        generator = generator_of(night)
+        generator = night.tonights()
         return [item for name, quota in quotas.items() for item in generator.sample(grouped[name], quota)]
 
     return draw

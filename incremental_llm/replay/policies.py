@@ -90,7 +90,7 @@ def _in_place(items: Sequence[ReplayItem], chosen: Iterable[ReplayItem]) -> list
 POLICIES: Mapping[PolicyName, Policy] = {
     "reservoir_balanced": Policy(
         orders.in_turn(orders.increment),
-        orders.in_shares(orders.increment, Night.plain),
+        orders.in_shares(orders.increment),
         choice=orders.shrunk_evenly,
         tickets=False,
     ),

@@ -61,7 +61,8 @@ def _check_targets(model: Any, targets: str | Sequence[str]) -> None:
     """Every name must be that of a linear layer: PEFT is content with one that matches and leaves the others out."""
     if targets == "all-linear":
         return
-    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    head = model.get_output_embeddings()
+    linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
     known = sorted({name.rsplit(".", 1)[-1] for name in linear})
     for target in [targets] if isinstance(targets, str) else targets:
         if any(name == target or name.endswith("." + target) for name in linear):

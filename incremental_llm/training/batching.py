@@ -91,45 +91,50 @@ def with_dropout(example: TokenExample, share: float, rng: random.Random) -> Row
 
 
 def training_order(
-    lengths: Sequence[int],
-    *,
-    epochs: float,
-    batch_size: int,
-    seed: int,
-    rotating: Sequence[int] = (),
-    an_epoch: int | None = None,
+    lengths: Sequence[int], *, epochs: float, batch_size: int, seed: int, turns: Sequence[Sequence[int]] = ()
 ) -> list[list[int]]:
-    """Indices of every batch of a phase: epochs one after another, all batches full.
+    """Indices of every batch of a phase: epochs one after another, all batches full and of similar lengths.
 
     The last batch of the phase is filled from one more shuffled epoch, so each index appears `epochs` times, up to one
-    extra. Fewer rows than `batch_size` repeat within a batch.
+    extra. No batch holds an index twice while there are others: fewer rows than `batch_size` repeat within a batch.
 
-    Of the indices `rotating` an epoch takes `an_epoch` only (all by default): the next ones in their order, from the
-    first again after the last. Many old rows are then each seen a little, at the price of few.
+    Indices that are in one of `turns` come in these epochs only: the first turn in the first, and so on, in a circle.
     """
-    turn = min(len(rotating), len(rotating) if an_epoch is None else an_epoch)
-    moving = set(rotating)
+    moving = {index for turn in turns for index in turn}
     always = [index for index in range(len(lengths)) if index not in moving]
-    count = len(always) + turn
-    total = max(batch_size, -(-round(count * epochs) // batch_size) * batch_size)
+
+    def rows_of(epoch: int) -> list[int]:
+        return sorted([*always, *(turns[epoch % len(turns)] if turns else ())])
+
+    whole, part = int(epochs), epochs % 1
+    rows = sum(len(rows_of(epoch)) for epoch in range(whole)) + part * len(rows_of(whole))
+    total = max(1, -(-round(rows) // batch_size))
     rng = random.Random(seed)
-    stream: list[int] = []
-    for epoch in itertools.count():
-        if len(stream) >= total:
-            break
-        taken = [rotating[(epoch * turn + k) % len(rotating)] for k in range(turn)]
-        stream.extend(rng.sample(sorted([*always, *taken]), count))
-    stream = stream[:total]
     batches: list[list[int]] = []
-    window = batch_size * _LENGTH_WINDOW
-    for start in range(0, total, window):
-        part = sorted(stream[start : start + window], key=lambda index: lengths[index])
-        cut = [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-        rng.shuffle(cut)
-        batches.extend(cut)
+    begun: list[int] = []  # the batch that the epoch before left to be filled
+    for epoch in itertools.count():
+        if len(batches) >= total:
+            break
+        order = rng.sample(rows_of(epoch), len(rows_of(epoch)))
+        if begun:
+            order.sort(key=lambda index: index in begun)
+            room = batch_size - len(begun)
+            begun, order = begun + order[:room], order[room:]
+            rng.shuffle(order)
+        if len(begun) == batch_size:
+            batches.append(begun)
+            begun = []
+        full = len(order) // batch_size * batch_size
+        begun = begun + order[full:]
+        window = batch_size * _LENGTH_WINDOW
+        for start in range(0, full, window):
+            near = sorted(order[start : min(start + window, full)], key=lambda index: lengths[index])
+            cut = [near[i : i + batch_size] for i in range(0, len(near), batch_size)]
+            rng.shuffle(cut)
+            batches.extend(cut)
     for batch in batches:  # processes take consecutive slices: sorted rows would give one of them all the long ones
         rng.shuffle(batch)
-    return batches
+    return batches[:total]
 
 
 def pad_rows(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,7 +25,7 @@ def check_same_run(
     anchors: Any,
     settings: TrainingSettings,
     replayed: Collection[str],
-    rehearsed: Mapping[Kind, int],
+    turns: Mapping[Kind, Sequence[Collection[str]]],
 ) -> None:
     """Refuse to continue a folder that another increment began; the first process looks, and a new folder is marked.
 
@@ -40,7 +40,9 @@ def check_same_run(
         "examples": json_digest([example.model_dump(mode="json") for example in examples]),
         "anchors": json_digest([[[m.model_dump() for m in c], a] for c, a in anchors]),
         "number of processes": PartialState().num_processes,  # a checkpoint has the random states of each
-        "replayed": json_digest([sorted(replayed), *([dict(sorted(rehearsed.items()))] if rehearsed else [])]),
+        "replayed": json_digest(
+            [sorted(replayed), *([{k: [sorted(t) for t in turns[k]] for k in sorted(turns)}] if turns else [])]
+        ),
         "settings": settings.model_dump(mode="json", exclude={"micro_batch", "save_steps"}),  # they change no result
     }
     marker = out / "identity.json"

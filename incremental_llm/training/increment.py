@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -43,7 +42,14 @@ from incremental_llm.training.growth import (
 from incremental_llm.training.identity import check_same_run
 from incremental_llm.training.interruption import Interruption
 from incremental_llm.training.moments import Moments, moments_beside
-from incremental_llm.training.phase import PhaseContext, PhaseReport, Progress, run_phase
+from incremental_llm.training.phase import (
+    PhaseContext,
+    PhaseReport,
+    Progress,
+    first_micro_batch,
+    micro_batches,
+    run_phase,
+)
 from incremental_llm.training.plan import PhasePlan, plan_phase
 from incremental_llm.training.policy import Ground, ground_of, memory_of, penalties_of, publish
 from incremental_llm.training.regularizers import Regularizers
@@ -81,20 +87,25 @@ def train_increment(
     out: Path,
     progress: Progress = lambda what, done, total, loss: None,
     replayed: Collection[str] = (),
-    rehearsed: Mapping[Kind, int] | None = None,
+    turns: Mapping[Kind, Sequence[Collection[str]]] | None = None,
+    replayable: Collection[str] | None = None,
 ) -> IncrementResult:
     """Train one adapter on top of the frozen stack and return its folder (a plain PEFT adapter).
 
     Args:
         base_folder: the base model; adapter_folders: the stack, oldest first.
         examples: the mixture of new and replayed examples, of any kind; replayed: the ids of the latter.
-        rehearsed: how many replayed examples of a kind an epoch takes, in turn; all of them where nothing is said.
+        turns: the ids of replayed examples of a kind that are seen in the first epoch alone, in the second, and so on,
+            from the first again after the last; others come in every epoch.
+        replayable: the ids of all old examples that a later increment may replay; what is stored about others is
+            forgotten. None: nothing is.
         anchors: everyday conversations with the answers of the anchor's teacher.
         out: the run's own folder; what a killed run left there is continued.
 
     Raises:
         NothingToTrainError: no phase has enough examples.
-        ConfigError: a recipe that cannot be trained on a model that is spread over processes.
+        ConfigError: a recipe that cannot be trained on a model that is spread over processes, or steps that cannot be
+            cut into its micro-batches.
         TrainingError: an invariant broke (see invariants.py); nothing of the run is published.
         TrainingInterrupted: told to end by SIGTERM; the same call continues.
     """
@@ -106,11 +117,13 @@ def train_increment(
         )
     settings = settings.at_dtype(native_dtype()).after(increments_behind(adapter_folders))
     replayed = frozenset(replayed)
-    old = Counter(example.kind for example in examples if example.id in replayed)
-    turns = {kind: count for kind, count in (rehearsed or {}).items() if count < old[kind]}  # else all take part
-    job = _Job(base_folder, adapter_folders, examples, anchors, settings, out, progress, replayed, turns)
+    for phase in settings.phases:
+        micro_batches(phase, first_micro_batch(phase, settings))  # before an hour of other phases
+    job = _Job(
+        base_folder, adapter_folders, examples, anchors, settings, out, progress, replayed, turns or {}, replayable
+    )
     frozen_before = [verify_folder(folder) for folder in adapter_folders]
-    check_same_run(out, base_folder, frozen_before, examples, anchors, settings, replayed, job.rehearsed)
+    check_same_run(out, base_folder, frozen_before, examples, anchors, settings, replayed, job.turns)
     done = out / "adapter"
     with job.interruption.listening():
         if not agreed(is_complete(done)):
@@ -137,7 +150,8 @@ class _Job:
     out: Path
     progress: Progress
     replayed: Collection[str]
-    rehearsed: Mapping[Kind, int]
+    turns: Mapping[Kind, Sequence[Collection[str]]]
+    replayable: Collection[str] | None
     interruption: Interruption = field(default_factory=Interruption)
 
 
@@ -173,12 +187,14 @@ def _train(job: _Job) -> None:
 
     invariants.check_frozen(frozen, invariants.frozen_digest(model))
     invariants.check_only_adapter_trains(model)
+    if job.adapter_folders and not memory and (settings.replay_kl.weight or settings.dark.weight):
+        notes = [*notes, "replay_kl, dark: no old example was replayed that could be held, so there is no such term"]
     result = _result(job, ground, kinds, too_long, plans, reports, (*notes, *memory.notes, *penalty_notes))
     result = replace(result, seconds=time.monotonic() - started)
     right = [e for kind in kinds.values() for e in kind if e.desirable and e.id not in result.not_trained]
     progress("remembering this increment for the next ones", 0, 1, None)
     before = job.adapter_folders[-1] if job.adapter_folders else None
-    stored = estimate_stored(model, right, before, settings, ground.autocast, job.replayed)
+    stored = estimate_stored(model, right, before, settings, ground.autocast, job.replayed, job.replayable)
     told = asdict(result) | {"adapter": None}
     publish(model, result.adapter, job.base_folder.name, RECORD, told, moments, stored)
 
@@ -194,9 +210,9 @@ def _planned(
     plans = []
     for phase in phases:
         said = partial(job.progress, f"reference for {phase.objective}")
-        turn = job.rehearsed.get(phase.kind)
+        turns = job.turns.get(phase.kind, ())
         plans.append(
-            plan_phase(phase, kinds, ground.model, ground.autocast, job.settings, said, job.replayed, memory, turn)
+            plan_phase(phase, kinds, ground.model, ground.autocast, job.settings, said, job.replayed, memory, turns)
         )
     if memory:
         job.progress("remembering the previous policy's replayed answers", 0, 1, None)
@@ -226,6 +242,7 @@ def _run_phases(
                 moments |= moments_beside(finished)
                 continue
             job.interruption.check(f"before {objective}")
+            model.eval()  # the phase before left its dropout on
             with previous_policy(model, start):
                 found_B = invariants.probe_logps(model, probe, context.autocast)
             invariants.check_reference(objective, reference_B, found_B)

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
@@ -52,6 +53,7 @@ class _OnOneAdapter:
     regularizers = Regularizers()
     micro_steps = 0
     moments: Moments | None = None
+    lr_scheduler: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,6 +64,21 @@ class _OnOneAdapter:
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)  # type: ignore[attr-defined]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Cosine after a linear rise whose first step is not 0, as transformers' is: of few steps none is wasted."""
+        if self.lr_scheduler is None:
+            rising: int = self.args.get_warmup_steps(num_training_steps)  # type: ignore[attr-defined]
+            falling = max(1, num_training_steps - rising)
+
+            def share(step: int) -> float:
+                if step < rising:
+                    return (step + 1) / (rising + 1)
+                return 0.5 * (1 + math.cos(math.pi * (step - rising) / falling))
+
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)  # type: ignore[attr-defined]
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def create_model_card(self, *_args: Any, **_kwargs: Any) -> None:
         """Checkpoints are internal; the handoff writes the card."""

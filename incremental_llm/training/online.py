@@ -95,7 +95,7 @@ class OnlineTrainer:
         gc.freeze()  # else each phase of an update searches all that was imported for garbage, half a second long
         settings = settings.at_dtype(native_dtype()).after(increments_behind(adapter_folders))
         self.settings = settings.model_copy(update={"phases": tuple(_short(phase, steps) for phase in settings.phases)})
-        self.buffer = buffer or ReplayBuffer()
+        self.buffer = ReplayBuffer().under(replay or ReplaySettings(), settings.seed) if buffer is None else buffer
         self.tokenizer = load_tokenizer(base_folder)
         self.updates = 0
         self._taken: list[Example] = []
@@ -149,7 +149,7 @@ class OnlineTrainer:
         self._moments = moments
         self.updates += 1
         self._taken += examples
-        self.buffer = self._older().updated(self._taken, self._increment, self.settings.seed)
+        self.buffer = self._older().updated(self._taken, self._increment, self.settings.seed, self._replay)
         report = UpdateReport(
             number=self.updates,
             examples=len(examples),

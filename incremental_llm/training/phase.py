@@ -18,7 +18,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
-from incremental_llm.errors import TrainingError, TrainingInterrupted
+from incremental_llm.errors import ConfigError, TrainingError, TrainingInterrupted
 from incremental_llm.training.batching import Row
 from incremental_llm.training.checkpoint import SealCheckpoints, last_complete_checkpoint
 from incremental_llm.training.distributed import agreed
@@ -30,12 +30,13 @@ from incremental_llm.training.objectives import TRAINERS
 from incremental_llm.training.plan import PhasePlan
 from incremental_llm.training.regularizers import Regularizers
 from incremental_llm.training.scoring import completion_logps, free_memory, is_out_of_memory
-from incremental_llm.training.settings import TrainingSettings
+from incremental_llm.training.settings import PhaseSettings, TrainingSettings
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int, float | None], None]
 
+_LEAST = {"sft": 1, "dpo": 1, "kto": 2}  # examples in a micro-batch: TRL refuses KTO on a single row
 _SATURATION_SAMPLE = 16  # pairs whose starting loss decides whether a phase has anything left to learn
 
 
@@ -97,12 +98,13 @@ def run_phase(
     """
     started = time.monotonic()
     phase, model = plan.settings, context.model
+    model.eval()  # what is asked of it before its first step is asked without dropout
     checkpoint = agreed(last_complete_checkpoint(folder))
     if checkpoint is None and (note := agreed(_nothing_to_learn(model, plan, context.autocast))):
         log.warning("%s", note)
         return PhaseReport(phase.objective, plan.examples, 0, 0, time.monotonic() - started, note=note), {}
     start = trained_values(model)
-    micro = _first_micro_batch(plan, context.settings)
+    micro = first_micro_batch(phase, context.settings)
     while True:
         try:
             trainer = _trained(context, plan, folder, micro, moments, start)
@@ -173,8 +175,30 @@ def _trained(
     return trainer
 
 
-def _first_micro_batch(plan: PhasePlan, settings: TrainingSettings) -> int:
-    return settings.micro_batch or max(1, plan.settings.batch_size // PartialState().num_processes)
+def first_micro_batch(phase: PhaseSettings, settings: TrainingSettings) -> int:
+    """The examples that a process takes at once, before memory has been asked."""
+    return settings.micro_batch or max(1, phase.batch_size // PartialState().num_processes)
+
+
+def micro_batches(phase: PhaseSettings, micro: int) -> int:
+    """How many micro-batches of `micro` examples a process has in a step.
+
+    Raises:
+        ConfigError: the batch cannot be cut so.
+    """
+    processes: int = PartialState().num_processes
+    count, rest = divmod(phase.batch_size, micro * processes)
+    if rest or count < 1:
+        raise ConfigError(
+            f"{phase.objective}: expected a batch_size that is a multiple of {micro * processes}, micro-batches of "
+            f"{micro} on {processes} processes, found {phase.batch_size}. Change it, or training.micro_batch."
+        )
+    if micro < _LEAST[phase.objective]:
+        raise ConfigError(
+            f"{phase.objective}: expected micro-batches of at least {_LEAST[phase.objective]} examples, which TRL "
+            f"needs, found {micro}. Raise training.micro_batch, or the phase's batch_size on several processes."
+        )
+    return count
 
 
 def _halved(micro: int, objective: str, error: BaseException) -> int:
@@ -183,8 +207,7 @@ def _halved(micro: int, objective: str, error: BaseException) -> int:
     Raises:
         TrainingError: it cannot be smaller, or other processes would have to know.
     """
-    least = 2 if objective == "kto" else 1  # TRL refuses KTO on a single row
-    smaller = max((size for size in range(least, micro // 2 + 1) if micro % size == 0), default=None)
+    smaller = max((size for size in range(_LEAST[objective], micro // 2 + 1) if micro % size == 0), default=None)
     if smaller is None or PartialState().num_processes > 1:
         told = f"several processes: set training.micro_batch to {smaller}"
         advice = "it cannot be cut further" if smaller is None else told
@@ -212,17 +235,10 @@ def _forget_failed_try(model: Any, start: dict[str, torch.Tensor]) -> None:
 
 def _arguments(plan: PhasePlan, context: PhaseContext, folder: Path, micro: int) -> dict[str, Any]:
     phase, settings = plan.settings, context.settings
-    processes = PartialState().num_processes
-    accumulation, rest = divmod(phase.batch_size, micro * processes)
-    if rest or accumulation < 1:
-        raise TrainingError(
-            f"{phase.objective}: batch_size {phase.batch_size} cannot be cut into micro-batches of {micro} on "
-            f"{processes} processes. Make it a multiple of {micro * processes}."
-        )
     return {
         "output_dir": str(folder),
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": accumulation,
+        "gradient_accumulation_steps": micro_batches(phase, micro),
         "max_steps": plan.steps,
         "learning_rate": phase.learning_rate,
         "lr_scheduler_type": "cosine",

@@ -50,24 +50,24 @@ def plan_phase(
     progress: Callable[[int, int, float | None], None],
     replayed: Collection[str] = (),
     memory: ReplayMemory | None = None,
-    rehearsed: int | None = None,
+    turns: Sequence[Collection[str]] = (),
 ) -> PhasePlan:
     """Lay out a phase. `model` must still be the previous policy: its log-probabilities become the reference.
 
-    `replayed` are ids of examples of earlier increments, of which an epoch takes `rehearsed` in turn (all by default);
-    `memory` takes in those that are held to a teacher.
+    `replayed` are ids of examples of earlier increments, `turns` those of them that come in one epoch and not in
+    another; `memory` takes in those that are held to a teacher.
     """
     examples = kinds[phase.kind]
-    seed = settings.seed * 1000 + settings.phases.index(phase)
-    old = [index for index, example in enumerate(examples) if example.id in replayed]
-    turn = min(len(old), len(old) if rehearsed is None else rehearsed)
+    number = [one is phase for one in settings.phases].index(True)  # two phases may be equal
+    seed = settings.seed * 1000 + number
+    places = [[i for i, example in enumerate(examples) if example.id in turn] for turn in map(frozenset, turns)]
+    rotating = len({i for turn in places for i in turn})
     order = training_order(
         [example.length for example in examples],
-        epochs=phase.passes(len(examples) - len(old) + turn),
+        epochs=phase.passes(len(examples) - rotating + (len(places[0]) if places else 0)),
         batch_size=phase.batch_size,
         seed=seed,
-        rotating=old,
-        an_epoch=turn,
+        turns=places,
     )
     reached = frozenset(examples[i].id for batch in order for i in batch)
     score = partial(_scored, model=model, autocast=autocast)
@@ -174,13 +174,13 @@ def _kto_rows(
 ) -> list[dict[str, Any]]:
     """Completions are rotated by one within each whole batch for the KL baseline, whatever the number of processes.
 
-    The downs are scaled so that together those that are reached weigh no more than the ups that are (Ethayarajh et al.
-    2024, eq. 8).
+    The downs are scaled so that together they weigh no more than the ups, each as often as it is visited (Ethayarajh et
+    al. 2024, eq. 8).
     """
     flat = [(i, _another(batch, k)) for batch in order for k, i in enumerate(batch)]
-    reached = [examples[i] for i in sorted({i for i, _ in flat})]
-    ups = sum(e.weight for e in reached if e.desirable)
-    downs = sum(e.weight for e in reached if not e.desirable)
+    visits = [examples[i] for i, _ in flat]
+    ups = sum(e.weight for e in visits if e.desirable)
+    downs = sum(e.weight for e in visits if not e.desirable)
     down_scale = min(1.0, ups / downs) if downs else 1.0
     wanted = sorted({(i, i) for i, _ in flat} | set(flat))
     scored = score([Row(examples[i].rows[0].prompt, examples[j].rows[0].completion) for i, j in wanted])

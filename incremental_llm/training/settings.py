@@ -30,7 +30,9 @@ class LoraSettings(_Settings):
     @field_validator("targets", mode="before")
     @classmethod
     def _names(cls, found: object) -> object:
-        if isinstance(found, str) or (isinstance(found, list | tuple) and all(isinstance(one, str) for one in found)):
+        if isinstance(found, str):
+            return found if found == "all-linear" else (found,)  # PEFT takes a lone string as a pattern
+        if isinstance(found, list | tuple) and all(isinstance(one, str) for one in found):
             return found
         raise ValueError(f"expected all-linear or a list of module names such as [q_proj, v_proj], found {found!r}")
 
@@ -72,6 +74,18 @@ class PhaseSettings(_Settings):
         return min(self.epochs, self.max_steps * self.batch_size / max(1, examples))
 
     @model_validator(mode="after")
+    def _no_key_without_effect(self) -> Self:
+        for objective, keys in _KEYS_OF.items():
+            for key in keys if self.objective != objective else ():
+                found = getattr(self, key)
+                if found != type(self).model_fields[key].default:
+                    raise ValueError(
+                        f"expected {key} with objective {objective} only, where it has an effect, found {found} with "
+                        f"{self.objective}: leave it out"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _robust_knows_its_noise(self) -> Self:
         if (self.loss == "robust") != (self.label_smoothing > 0):
             raise ValueError(
@@ -85,6 +99,13 @@ class PhaseSettings(_Settings):
         """The kind of example that the objective trains on."""
         kinds: dict[str, Literal["pair", "unpaired", "sft"]] = {"dpo": "pair", "kto": "unpaired", "sft": "sft"}
         return kinds[self.objective]
+
+
+_KEYS_OF: dict[str, tuple[str, ...]] = {
+    "dpo": ("loss", "label_smoothing", "nll", "settled_margin", "settled_kl"),
+    "sft": ("prompt_dropout",),
+}
+"""The keys of a phase that one objective alone knows."""
 
 
 class EwcSettings(_Settings):

@@ -86,8 +86,8 @@ def test_a_policy_runs_from_the_recipe_to_the_snapshot(
     config = recipe(tiny_config(), replay)
     with Workspace.create(config) as workspace:
         first, second = nights(tmp_path, workspace, TRUE, FALSE)
-        assert replayed(first) == [] and sum(second.mixture.rehearsed.values()) == 8  # SFT rows and pairs an epoch
-        assert len(replayed(second)) > 8  # more of them in turn
+        assert replayed(first) == [] and sum(r.an_epoch for r in second.mixture.realised.values()) == 8  # SFT and pairs
+        assert len(replayed(second)) > 8  # others in other epochs
         assert said in "; ".join(second.notes)
         buffer = buffer_of(workspace)
         assert buffer.policy == config.replay.kept_by and buffer.counts()["sft"] == {1: 14, 2: 14}

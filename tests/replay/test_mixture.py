@@ -180,16 +180,42 @@ def test_every_epoch_has_old_rows_of_its_own() -> None:
     new, buffer = rows("sft", 36), held(2, 30)
     mixture = mix(new, buffer, ReplaySettings(ratio=0.1, minimum=0), 0, passes=lambda kind, count: 2.5)
     realised = mixture.realised["sft"]
-    assert (realised.replay, realised.an_epoch, realised.wanted) == (12, 4, 4) and realised.share == 0.1
-    assert mixture.rehearsed["sft"] == 4
-    assert mixture.sentence == "Replay: +4 old rows an epoch (10.0 % of 40), 12 of them in turn."
-    assert sorted(realised.increments.values()) == [6, 6]  # a draw for all epochs is as balanced as one for an epoch
+    assert (realised.an_epoch, realised.wanted) == (4, 4) and realised.share == 0.1
+    turns = mixture.turns["sft"]
+    assert [len(set(turn)) for turn in turns] == [4, 4, 4] and len(set(turns)) == 3
+    replayed = {row.example.id: row.increment for row in mixture.rows if row.origin == "replay"}
+    assert replayed.keys() == {name for turn in turns for name in turn}
+    assert mixture.sentence == f"Replay: +4 old rows an epoch (10.0 % of 40), {len(replayed)} of them in turn."
+    assert all(sorted(replayed[name] for name in turn) == [1, 1, 2, 2] for turn in turns)  # balanced in each epoch
+    assert Mixture.model_validate_json(mixture.model_dump_json()) == mixture
+
+
+def test_what_a_policy_prefers_is_seen_in_more_epochs() -> None:
+    new, buffer = rows("sft", 36), held(4, 8)
+    fades = ReplaySettings(policy="half_life", half_life=0.5, ratio=0.1, minimum=0)
+    mixture = mix(new, buffer.under(fades, 0), fades, 0, passes=lambda kind, count: 20)
+    visits: Counter[int] = Counter()
+    for row in mixture.rows:
+        if row.origin == "replay":
+            visits[row.increment or 0] += len(row.epochs or ())
+    assert sum(visits.values()) == 80 and visits[4] > 2 * visits[3] > 0 == visits[1]
+
+
+def test_the_same_buffer_gives_other_rows_on_another_night() -> None:
+    new, settings = rows("sft", 36), ReplaySettings(ratio=0.1, minimum=0, rotate=False)
+    drawn, buffer = set(), held(1, 40)
+    for number in range(2, 12):  # nights of thumbs alone: nothing new to rehearse
+        drawn |= {row.example.id for row in mix(new, buffer, settings, 0).rows if row.origin == "replay"}
+        buffer = buffer.updated([], number, 0, settings)
+    assert len(drawn) > 20
 
 
 def test_rotation_takes_what_the_buffer_holds_and_can_be_turned_off() -> None:
     new = rows("sft", 36)
     short = mix(new, held(1, 6), ReplaySettings(ratio=0.1, minimum=0), 0, passes=lambda kind, count: 3)
     assert (short.realised["sft"].replay, short.realised["sft"].an_epoch) == (6, 4)
+    whole = mix(new, held(1, 4), ReplaySettings(ratio=0.1, minimum=0), 0, passes=lambda kind, count: 3)
+    assert whole.turns == {} and whole.realised["sft"].replay == 4  # all of them in every epoch
     off = mix(new, held(1, 6), ReplaySettings(ratio=0.1, minimum=0, rotate=False), 0, passes=lambda kind, count: 3)
     assert off == mix(new, held(1, 6), ReplaySettings(ratio=0.1, minimum=0, rotate=False), 0)
     assert off.realised["sft"].replay == 4

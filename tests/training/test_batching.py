@@ -47,26 +47,32 @@ def test_the_order_depends_on_the_seed_alone() -> None:
     assert first != training_order(list(range(40)), epochs=2, batch_size=4, seed=2)
 
 
-@given(
-    new=st.integers(0, 20),
-    old=st.integers(1, 30),
-    an_epoch=st.integers(1, 30),
-    epochs=st.integers(1, 5),
-    seed=st.integers(0, 99),
-)
-def test_rotating_rows_take_turns_and_the_others_come_every_epoch(
-    new: int, old: int, an_epoch: int, epochs: int, seed: int
+@given(new=st.integers(1, 20), data=st.data(), epochs=st.integers(1, 5), seed=st.integers(0, 99))
+def test_rotating_rows_come_in_their_epochs_and_the_others_in_every_one(
+    new: int, data: st.DataObject, epochs: int, seed: int
 ) -> None:
-    rotating = list(range(new, new + old))
-    turn = min(old, an_epoch)
-    order = training_order(
-        [10] * (new + old), epochs=epochs, batch_size=1, seed=seed, rotating=rotating, an_epoch=an_epoch
-    )
-    counts = Counter(index for batch in order for index in batch)
-    assert sum(counts.values()) == epochs * (new + turn)
-    assert all(counts[index] == epochs for index in range(new))
-    visits = [counts[index] for index in rotating]
-    assert sum(visits) == epochs * turn and max(visits) - min(visits) <= 1
+    old = range(new, new + data.draw(st.integers(1, 30)))
+    turns = data.draw(st.lists(st.lists(st.sampled_from(old), unique=True, min_size=1), min_size=1, max_size=6))
+    order = training_order([10] * old.stop, epochs=epochs, batch_size=1, seed=seed, turns=turns)
+    stream = [index for batch in order for index in batch]
+    always = sorted(set(range(old.stop)) - {index for turn in turns for index in turn})
+    for epoch in range(epochs):
+        due = sorted([*always, *turns[epoch % len(turns)]])
+        seen, stream = stream[: len(due)], stream[len(due) :]
+        assert sorted(seen) == due
+    assert not stream
+
+
+@given(rows=st.integers(1, 70), batch_size=st.integers(2, 9), epochs=st.integers(1, 12), seed=st.integers(0, 99))
+def test_no_batch_has_a_row_twice_and_epochs_stand_one_after_another(
+    rows: int, batch_size: int, epochs: int, seed: int
+) -> None:
+    order = training_order([n % 7 for n in range(rows)], epochs=epochs, batch_size=batch_size, seed=seed)
+    assert all(len(set(batch)) == min(rows, batch_size) for batch in order)
+    counts: Counter[int] = Counter()
+    for batch in order:
+        counts.update(batch)
+        assert max(counts.values()) - min(counts[row] for row in range(rows)) <= 2  # no row waits for the others
 
 
 def test_rows_of_a_batch_have_similar_lengths() -> None:

@@ -20,6 +20,7 @@ from incremental_llm.dataset.examples import SftExample, UnpairedExample
 from incremental_llm.errors import ConfigError, IntegrityError, NothingToTrainError, TrainingError
 from incremental_llm.training import adapter, invariants, objectives
 from incremental_llm.training import increment as module
+from incremental_llm.training.regularizers.memory import read_dark
 from incremental_llm.training.settings import PhaseSettings
 
 from .conftest import PHASES, ask, everyday, examples_of, settings_of
@@ -91,6 +92,14 @@ def test_every_row_carries_the_weight_of_its_example(
         example = told[tuple(row["prompt_ids"])]
         scale = 1.0 if getattr(example, "desirable", True) else min(1.0, ups / downs)
         assert row["weight"] == pytest.approx(example.weight * scale)
+
+
+def test_one_target_may_be_named_alone_but_never_the_head(increment: Increment, tmp_path: Path) -> None:
+    lora = {"rank": 4, "alpha": 8}
+    result = increment(settings=settings_of("sft", lora=lora | {"targets": "q_proj", "first_layer": 1}))
+    assert all(".layers.1.self_attn.q_proj." in name for name in tensors(result.adapter))
+    with pytest.raises(ConfigError, match="found 'lm_head'"):
+        increment(settings=settings_of("sft", lora=lora | {"targets": ["lm_head"]}), out=tmp_path / "head")
 
 
 @pytest.mark.parametrize("targets", [("gate_proj", "up_porj"), "dwn_proj"])
@@ -345,8 +354,70 @@ def test_micro_batches_add_up_to_the_batch(increment: Increment, tmp_path: Path)
     cut = increment(settings=settings_of("dpo", "sft", micro_batch=2, **off), anchors=[], out=tmp_path / "cut")
     for name, tensor in tensors(whole.adapter).items():
         assert torch.allclose(tensor, tensors(cut.adapter)[name], atol=1e-5), name
-    with pytest.raises(TrainingError, match="cannot be cut into micro-batches of 3"):
-        increment(settings=settings_of("sft", micro_batch=3, **off), anchors=[], out=tmp_path / "odd")
+
+
+@pytest.mark.parametrize(
+    ("phases", "micro", "said"),
+    [
+        (["dpo", "sft"], 3, "sft: expected a batch_size that is a multiple of 3, .* found 4"),
+        (["dpo", "kto"], 1, "kto: expected micro-batches of at least 2 examples"),
+    ],
+)
+def test_steps_that_cannot_be_cut_are_refused_before_anything_is_done(
+    phases: list[str], micro: int, said: str, increment: Increment, tmp_path: Path
+) -> None:
+    told = settings_of(*phases, micro_batch=micro)
+    fits = told.phases[0].model_copy(update={"batch_size": 6})
+    with pytest.raises(ConfigError, match=said):
+        increment(settings=told.model_copy(update={"phases": (fits, *told.phases[1:])}), out=tmp_path / "odd")
+    assert not (tmp_path / "odd").exists()
+
+
+def test_an_adapter_that_goes_on_may_have_dropout(increment: Increment) -> None:
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.3}
+    result = increment(settings=settings_of("dpo", "sft", growth="continue", lora=lora))
+    assert all(phase.steps for phase in result.phases)
+
+
+def test_one_step_is_enough_to_move(increment: Increment) -> None:
+    once = [PHASES["sft"] | {"max_steps": 1, "warmup": 0.6}]
+    adapter = tensors(increment(settings=settings_of("sft", phases=once)).adapter)
+    assert all(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+
+
+def test_equal_phases_see_other_orders(increment: Increment, phases_run: list[Any]) -> None:
+    increment(settings=settings_of("sft", phases=[PHASES["sft"], PHASES["sft"]]))
+    (first, _), (second, _) = phases_run
+    assert [row["prompt_ids"] for row in first.rows] != [row["prompt_ids"] for row in second.rows]
+
+
+def test_weight_0_is_held_to_nothing(increment: Increment, tmp_path: Path, phases_run: list[Any]) -> None:
+    examples = examples_of("sft")
+    below = increment("sft", examples=examples, settings=settings_of("sft", dark={"weight": 1.0}), out=tmp_path / "1")
+    told = settings_of("sft", dark={"weight": 1.0}, replay_kl={"weight": 1.0}, anchor={"weight": 0})
+    silent = [example.model_copy(update={"weight": 0.0}) for example in examples]
+    second = increment(
+        examples=silent,
+        replayed=[e.id for e in silent],
+        adapter_folders=[below.adapter],
+        settings=told,
+        anchors=[],
+        out=tmp_path / "2",
+    )
+    assert all(row["held"] >= 0 for row in phases_run[-1][0].rows)
+    assert all(not tensor.any() for name, tensor in tensors(second.adapter).items() if "lora_B" in name)
+
+
+def test_stored_logits_leave_with_what_the_buffer_lets_go(increment: Increment, tmp_path: Path) -> None:
+    told, examples = settings_of("sft", dark={"weight": 1.0}), examples_of("sft")
+    first = increment(examples=examples[:5], settings=told, out=tmp_path / "1")
+    kept = {examples[0].id, examples[3].id}
+    common = {"adapter_folders": [first.adapter], "settings": told, "examples": examples[5:]}
+    second = increment(**common, replayable=kept, out=tmp_path / "2")
+    assert read_dark(second.adapter).keys() == kept | {e.id for e in examples[5:]}
+    assert any("no old example was replayed" in note for note in second.notes)
+    third = increment(**common, out=tmp_path / "3")
+    assert len(read_dark(third.adapter)) == 10
 
 
 @pytest.fixture
@@ -400,7 +471,7 @@ def test_every_epoch_rehearses_old_rows_of_its_own(increment: Increment, phases_
     told = settings_of("sft", phases=[PHASES["sft"] | {"epochs": 3, "batch_size": 2}])
     examples = examples_of("sft")
     old = [example.id for example in examples[:6]]
-    increment("sft", settings=told, replayed=old, rehearsed={"sft": 2})
+    increment("sft", settings=told, replayed=old, turns={"sft": [old[:2], old[2:4], old[4:]]})
     ((plan, _),) = phases_run
     visits = Counter(tuple(row["prompt_ids"]) for row in plan.rows)
     new = len(examples) - len(old)

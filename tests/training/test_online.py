@@ -102,6 +102,14 @@ def test_what_was_learnt_is_rehearsed_from_a_bounded_buffer(online: Online) -> N
     assert trainer.buffer.seen["sft"] == {7: 3, 8: 7}
 
 
+def test_a_fresh_buffer_is_kept_as_the_recipe_says(online: Online) -> None:
+    told = ReplaySettings(policy="half_life", half_life=1, capacity={"sft": 2}, ratio=0.1, minimum=2)
+    trainer = online("sft", buffer=None, replay=told)
+    for example in examples_of("sft")[:4]:
+        trainer.update([example])
+    assert trainer.buffer.policy == "half_life" and len(trainer.buffer.of_kind("sft")) == 2
+
+
 def test_the_anchor_holds_everyday_answers_to_the_policy_at_the_start(online: Online) -> None:
     drift = {}
     for weight in (1e-6, 50.0):

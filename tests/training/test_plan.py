@@ -45,7 +45,8 @@ def test_a_replayed_pair_is_settled_where_production_prefers_it_clearly(tiny_mod
     for row in plan.rows:
         name = by_prompt[tuple(row["prompt_ids"])]
         if name in settled:
-            assert (row["rejected_ids"], row["weight"], row["kl"]) == ([], 0.0, 1.0)
+            own = next(pair.weight for pair in pairs if pair.id == name)
+            assert (row["rejected_ids"], row["weight"], row["kl"]) == ([], 0.0, own)
             assert row["nll_weight"] > 0 and row["held"] >= 0
         else:
             assert row["rejected_ids"] and row["weight"] > 0
@@ -78,3 +79,23 @@ def test_robust_without_a_share_of_turned_pairs_is_refused() -> None:
     phase = {"objective": "dpo", "learning_rate": 1e-4, "epochs": 1, "loss": "robust"}
     with pytest.raises(ConfigError, match="expected label_smoothing above 0"):
         parse_config({"training": {"phases": [phase]}}, source="test")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_downs_weigh_no_more_than_ups_however_often_each_comes(seed: int, tiny_model: Any, tiny_tokenizer: Any) -> None:
+    attach_labelled_head(tiny_model)
+    thumbs = examples_of("unpaired")
+    few = [e for e in thumbs if e.desirable][:3] + [e for e in thumbs if not e.desirable][:3]
+    told = settings_of("kto", seed=seed)
+    told = told.model_copy(update={"phases": (told.phases[0].model_copy(update={"batch_size": 8}),)})
+    kinds = {"unpaired": [tokenize(tiny_tokenizer, example) for example in few]}
+    plan = plan_phase(told.phases[0], kinds, tiny_model, contextlib.nullcontext, told, lambda *_: None)
+    ups, downs = (sum(row["weight"] for row in plan.rows if row["desirable"] is up) for up in (True, False))
+    assert len(plan.rows) == 8 and 0 < downs <= ups + 1e-9
+
+
+@pytest.mark.parametrize(("objective", "key"), [("dpo", "prompt_dropout"), ("sft", "nll"), ("kto", "settled_margin")])
+def test_a_key_that_the_objective_does_not_know_is_refused(objective: str, key: str) -> None:
+    phase = {"objective": objective, "learning_rate": 1e-3, "epochs": 1, key: 0.3}
+    with pytest.raises(ConfigError, match=f"expected {key} with objective .* only, .* found 0.3 with {objective}"):
+        parse_config({"base": "b", "training": {"phases": [phase]}}, source="the test")

@@ -35,7 +35,8 @@ ALL = {
 
 def lead(train):
     for objective, kind in {"sft": "sft", "dpo": "pair", "kto": "unpaired"}.items():
-        phase = PHASES[objective] | {"epochs": 16, "batch_size": 8, "learning_rate": 1e-3, "settled_margin": 1e9}
+        phase = PHASES[objective] | {"epochs": 16, "batch_size": 8, "learning_rate": 1e-3}
+        phase |= {"settled_margin": 1e9} if objective == "dpo" else {}
         common = {
             "base_folder": Path(sys.argv[1]),
             "anchors": everyday(),

@@ -45,7 +45,8 @@ MATRIX = [(case, objective) for case in CASES for objective in KINDS]
 
 
 def told(case: str, objective: str, **other: Any) -> Any:
-    phase = PHASES[objective] | {"learning_rate": 2e-2, "epochs": 2, "settled_margin": 1e9, "batch_size": 4}
+    phase = PHASES[objective] | {"learning_rate": 2e-2, "epochs": 2, "batch_size": 4}
+    phase |= {"settled_margin": 1e9} if objective == "dpo" else {}
     return settings_of(objective, **({"anchor": {"weight": 0}, "phases": [phase]} | CASES[case][0] | other))
 
 

@@ -59,7 +59,8 @@ def lead(train):
     for name, (base, told) in json.loads(sys.argv[2]).items():
         out = Path(sys.argv[1]) / name
         phases = [
-            PHASES[o] | {"epochs": 1, "learning_rate": 1e-3, "settled_margin": 1e9} for o in ("dpo", "kto", "sft")
+            PHASES[o] | {"epochs": 1, "learning_rate": 1e-3} | ({"settled_margin": 1e9} if o == "dpo" else {})
+            for o in ("dpo", "kto", "sft")
         ]
         settings = settings_of(**({"phases": phases} | ON | told))
         common = {"base_folder": Path(base), "anchors": everyday(), "settings": settings}

@@ -52,7 +52,8 @@ class ReplayMemory:
     def hold(self, example: TokenExample, kl_weight: float | None = None) -> dict[str, Any]:
         """The columns that hold a replayed example to its teachers: `held` (place or -1) and the terms' weights.
 
-        `kl_weight` replaces the memory's own. An example whose logits were never stored has no dark term.
+        `kl_weight` replaces the memory's own; the example's own weight counts in both. An example whose logits were
+        never stored has no dark term.
         """
         weight = self.kl_weight if kl_weight is None else kl_weight
         if example.id not in self._held:
@@ -64,7 +65,8 @@ class ReplayMemory:
         if weight and row < 0:
             self._places[place] = (len(self._teacher.rows), dark)
             self._teacher.rows.append(example.rows[0])
-        return {"held": place, "kl": weight, "dark": self.dark_weight if dark is not None else 0.0}
+        dark_weight = self.dark_weight if dark is not None else 0.0
+        return {"held": place, "kl": example.weight * weight, "dark": example.weight * dark_weight}
 
     def _new(self, example: TokenExample) -> tuple[int, DarkLogits | None]:
         """(place, logits of old) of an example that is held for the first time; its teacher's row comes when asked."""

@@ -49,12 +49,14 @@ def estimate_stored(
     settings: TrainingSettings,
     autocast: Any,
     replayed: Collection[str] = (),
+    replayable: Collection[str] | None = None,
 ) -> Stored:
     """Estimate what the recipe's terms will need, on every process: the model may be spread over them.
 
     Args:
         examples: those of the increment that show what is right (no thumbs down); before: the adapter before this one.
-        replayed: ids of examples that keep the logits of old, as far as they have any.
+        replayed: ids of examples that keep the logits of old, as far as they have any; of other old examples only
+            those `replayable` do (all by default): what the replay buffer has let go must not live on here.
     """
     model.eval()
     told_fisher: Fisher | None = None
@@ -71,6 +73,8 @@ def estimate_stored(
     if settings.dark.weight:
         old = read_dark(before) if before else {}
         kept = {name: logits for name, logits in old.items() if name in replayed}  # `replayed` has no order
+        if replayable is not None:
+            old = {name: logits for name, logits in old.items() if name in replayable}
         fresh = [(example.id, example.rows[0]) for example in examples if example.id not in kept]
         fresh = fresh[: settings.dark.capacity]
         newest_first = dark_logits(model, fresh, settings.dark, autocast) | kept | old
