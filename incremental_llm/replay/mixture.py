@@ -130,31 +130,20 @@ def mix(
     for order, kind in enumerate(KINDS):
         fresh = [MixedExample(example=e, origin="new", increment=None) for e in new if e.kind == kind]
         wanted = settings.wanted(len(fresh)) if kind in policy.kinds and (fresh or kind == "sft") else 0
-        pool = [item for item in buffer.of_kind(kind) if item.example.id not in known]
+        held = {item.example.id: item for item in buffer.of_kind(kind)}  # what two nights taught stands here once
+        pool = [item for name, item in held.items() if name not in known]
 
         def draw(pool: Sequence[ReplayItem], count: int, seed: str, kind: Kind = kind) -> list[ReplayItem]:
             return policy.draw(pool, count, buffer.night(kind, seed, settings, facts))
 
-        turns = ceil(passes(kind, len(fresh) + wanted)) if settings.rotate and kind != "unpaired" else 1
-        drawn = [_chosen(kind, pool, wanted, f"{seed}:{epoch}" if epoch else str(seed), draw) for epoch in range(turns)]
-        drawn = drawn or [_chosen(kind, pool, wanted, str(seed), draw)]
-        seen: dict[int, tuple[ReplayItem, list[int]]] = {}
-        for epoch, items in enumerate(drawn):
-            for item in items:
-                seen.setdefault(id(item), (item, []))[1].append(epoch)
-        old = [item for item, _ in seen.values()]
-        rotates = any(len(epochs) < len(drawn) for _, epochs in seen.values())
-        realised[kind] = _realised(len(fresh), old, len(drawn[0]), wanted)
-        random.Random(f"{seed}:new:{kind}").shuffle(fresh)
-        replayed = [
-            MixedExample(
-                example=item.example,
-                origin="replay",
-                increment=item.increment,
-                epochs=tuple(epochs) if rotates else None,
-            )
-            for item, epochs in seen.values()
+        epochs = ceil(passes(kind, len(fresh) + wanted)) if settings.rotate and kind != "unpaired" else 1
+        draws = [
+            _chosen(kind, pool, wanted, f"{seed}:{epoch}" if epoch else str(seed), draw)
+            for epoch in range(max(1, epochs))
         ]
+        replayed = _in_epochs(draws)
+        realised[kind] = _realised(len(fresh), replayed, len(draws[0]), wanted)
+        random.Random(f"{seed}:new:{kind}").shuffle(fresh)
         placed += _spread(fresh, order, 0) + _spread(replayed, order, 1)
     return Mixture(rows=tuple(row for *_, row in sorted(placed, key=lambda entry: entry[:3])), realised=realised)
 
@@ -174,6 +163,26 @@ def _chosen(kind: Kind, pool: Sequence[ReplayItem], count: int, seed: str, draw:
         taken = draw(pool, count, f"{seed}:{kind}")
     random.Random(f"{seed}:order:{kind}").shuffle(taken)
     return taken
+
+
+def _in_epochs(draws: Sequence[Sequence[ReplayItem]]) -> list[MixedExample]:
+    """The rows of one draw an epoch, each once and with its epochs; without these where all draws are the same rows."""
+    epochs: dict[str, list[int]] = {}
+    items: dict[str, ReplayItem] = {}
+    for epoch, drawn in enumerate(draws):
+        for item in drawn:
+            items[item.example.id] = item
+            epochs.setdefault(item.example.id, []).append(epoch)
+    rotate = any(len(seen) < len(draws) for seen in epochs.values())
+    return [
+        MixedExample(
+            example=item.example,
+            origin="replay",
+            increment=item.increment,
+            epochs=tuple(epochs[name]) if rotate else None,
+        )
+        for name, item in items.items()
+    ]
 
 
 def _within_weight(downs: list[ReplayItem], ups: Sequence[ReplayItem], seed: str) -> list[ReplayItem]:
@@ -196,7 +205,7 @@ def _spread(rows: Iterable[MixedExample], kind: int, origin: int) -> list[tuple[
     return [((2 * i + 1) / (2 * len(listed)), kind, origin, row) for i, row in enumerate(listed)]
 
 
-def _realised(new: int, old: Sequence[ReplayItem], taken: int, wanted: int) -> Realised:
+def _realised(new: int, old: Sequence[MixedExample], taken: int, wanted: int) -> Realised:
     return Realised(
         new=new,
         replay=len(old),

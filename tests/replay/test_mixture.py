@@ -224,3 +224,10 @@ def test_rotation_takes_what_the_buffer_holds_and_can_be_turned_off() -> None:
 def test_unpaired_rows_do_not_rotate_for_their_balance_is_that_of_the_whole_draw() -> None:
     mixture = mix(rows("unpaired", 36), held(1, 40), ReplaySettings(ratio=0.1, minimum=0), 0, passes=lambda k, n: 3)
     assert mixture.realised["unpaired"].replay == 4
+
+
+def test_what_two_nights_taught_is_rehearsed_once() -> None:
+    same = rows("sft", 5, "old")
+    buffer = ReplayBuffer().updated(same, 1, 0).updated(same, 2, 0)
+    mixture = mix(rows("sft", 5), buffer, ReplaySettings(), 0)
+    assert sorted(row.increment for row in mixture.rows if row.increment is not None) == [2] * 5
