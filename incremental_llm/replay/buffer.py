@@ -24,7 +24,8 @@ from incremental_llm.replay.settings import DEFAULT_CAPACITY, Count, PolicyName,
 class ReplayBuffer(BaseModel):
     """Examples of earlier increments, as `policy` (see policies.py) chose them.
 
-    `capacity` bounds the items of each kind; `seen[kind][increment]` is how many examples that increment offered.
+    `capacity` bounds the items of each kind; `seen[kind][increment]` is how many examples that increment offered, less
+    those that have left for another reason than room.
     Items are ordered by kind, then increment, then arrival.
     """
 
@@ -153,28 +154,40 @@ class ReplayBuffer(BaseModel):
             time = facts.time(item.example)
             return time is not None and (now - time).total_seconds() <= settings.max_days * 86_400
 
-        items = tuple(item for item in self.items if stays(item))
-        return self.model_copy(update={"items": items}), len(self.items) - len(items)
+        return self._where(stays)
 
     def without(self, superseded: Collection[str]) -> tuple[ReplayBuffer, int]:
         """This buffer without any item that has one of these event ids among its sources, and how many that removed."""
         gone = frozenset(superseded)
-        items = tuple(item for item in self.items if gone.isdisjoint(item.example.sources))
-        return self.model_copy(update={"items": items}), len(self.items) - len(items)
+        return self._where(lambda item: gone.isdisjoint(item.example.sources))
 
     def without_contradicted(self, contradicts: Callable[[Example], bool]) -> tuple[ReplayBuffer, int]:
         """This buffer without the items whose verdict has been turned since; and how many that removed."""
-        items = tuple(item for item in self.items if not contradicts(item.example))
-        return self.model_copy(update={"items": items}), len(self.items) - len(items)
+        return self._where(lambda item: not contradicts(item.example))
 
     def without_questions(self, stands: Callable[[str], bool]) -> tuple[ReplayBuffer, int]:
         """This buffer without the items that ask what `stands` holds of, such as a suite's question; and how many."""
-        items = tuple(
-            item
-            for item in self.items
-            if not any(stands(message.content) for message in item.example.prompt if message.role == "user")
+        return self._where(
+            lambda item: not any(stands(message.content) for message in item.example.prompt if message.role == "user")
         )
-        return self.model_copy(update={"items": items}), len(self.items) - len(items)
+
+    def _where(self, stays: Callable[[ReplayItem], bool]) -> tuple[ReplayBuffer, int]:
+        """This buffer without the items that must not stay; and how many that removed.
+
+        As large a share of the increment's other examples counts as never offered: what leaves for want of truth or
+        time must not look as if it had left for want of room.
+        """
+        items = tuple(item for item in self.items if stays(item))
+        if len(items) == len(self.items):
+            return self, 0
+        changed = self.model_copy(update={"items": items})
+        before, after, seen = self.counts(), changed.counts(), {kind: dict(n) for kind, n in self.seen.items()}
+        for kind, offered in seen.items():
+            for increment, held in before[kind].items():
+                left = after[kind].get(increment, 0)
+                if left < held and increment in offered:
+                    offered[increment] = max(left, round(offered[increment] * left / held))
+        return changed.model_copy(update={"seen": seen}), len(self.items) - len(items)
 
     def to_json(self) -> str:
         """Canonical JSON; `from_json(text).to_json() == text`, bit for bit."""

@@ -184,4 +184,4 @@ def test_what_is_judged_otherwise_by_now_leaves() -> None:
     buffer = ReplayBuffer().updated([kept, turned], 1, seed=0)
     left, removed = buffer.without_contradicted(lambda e: e.id == turned.id)
     assert ([item.example for item in left.items], removed) == ([kept], 1)
-    assert left.seen == buffer.seen
+    assert left.seen["unpaired"] == {1: 0} and left.seen["sft"] == {1: 1}  # as if it had never been offered

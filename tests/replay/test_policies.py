@@ -438,3 +438,16 @@ def test_expiry_in_days_counts_from_tonights_feedback_and_what_has_no_time_leave
 def test_settings_refuse_what_has_no_meaning(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ReplaySettings(**wrong)
+
+
+def test_what_was_superseded_leaves_no_weight_to_what_stays() -> None:
+    """One of a hundred examples still holds: it stands for itself, and not for the ninety-nine that do not."""
+    fades = ReplaySettings(policy="half_life", half_life=1000, ratio=0.1, minimum=10)
+    first, second = ([example("sft", f"{night}-{i}") for i in range(100)] for night in (1, 2))
+    buffer = ReplayBuffer().under(fades, 0).updated(first, 1, 0, fades).updated(second, 2, 0, fades)
+    left, gone = buffer.without({source for e in first[1:] for source in e.sources})
+    assert gone == 99 and left.seen["sft"] == {1: 1, 2: 100}
+    drawn = [
+        any(row.increment == 1 for row in mix([example("sft", "new")], left, fades, seed).rows) for seed in range(200)
+    ]
+    assert 5 <= sum(drawn) <= 45  # 10 of 101: 20 expected
