@@ -17,7 +17,8 @@ from incremental_llm.dataset.examples import Example
 from incremental_llm.feedback import Interaction, StoredEvent
 
 
-def _absent(value: object) -> bool:
+def absent(value: object) -> bool:
+    """Whether a note was never made; such a one is left out of the JSON."""
     return value is None
 
 
@@ -33,10 +34,10 @@ class ReplayItem(BaseModel):
 
     example: Annotated[Example, Field(discriminator="kind")]
     increment: int
-    ticket: float | None = Field(None, gt=0, lt=1, exclude_if=_absent)
-    loss: float | None = Field(None, ge=0, allow_inf_nan=False, exclude_if=_absent)
-    right: bool | None = Field(None, exclude_if=_absent)
-    learned: bool | None = Field(None, exclude_if=_absent)
+    ticket: float | None = Field(None, gt=0, lt=1, exclude_if=absent)
+    loss: float | None = Field(None, ge=0, allow_inf_nan=False, exclude_if=absent)
+    right: bool | None = Field(None, exclude_if=absent)
+    learned: bool | None = Field(None, exclude_if=absent)
 
     @property
     def flipped(self) -> bool:

@@ -13,13 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from incremental_llm.dataset.examples import KINDS, Example, Kind
 from incremental_llm.errors import NothingToTrainError
 from incremental_llm.replay.buffer import ReplayBuffer
-from incremental_llm.replay.item import Facts, ReplayItem
+from incremental_llm.replay.item import Facts, ReplayItem, absent
 from incremental_llm.replay.policies import POLICIES
 from incremental_llm.replay.settings import ReplaySettings
-
-
-def _absent(value: object) -> bool:
-    return value is None
 
 
 class MixedExample(BaseModel):
@@ -33,7 +29,7 @@ class MixedExample(BaseModel):
     example: Annotated[Example, Field(discriminator="kind")]
     origin: Literal["new", "replay"]
     increment: int | None
-    epochs: tuple[int, ...] | None = Field(None, exclude_if=_absent)
+    epochs: tuple[int, ...] | None = Field(None, exclude_if=absent)
 
 
 class Realised(BaseModel):

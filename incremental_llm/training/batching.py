@@ -100,14 +100,17 @@ def training_order(
 
     Indices that are in one of `turns` come in these epochs only: the first turn in the first, and so on, in a circle.
     """
-    moving = {index for turn in turns for index in turn}
+    moving = {index for indices in turns for index in indices}
     always = [index for index in range(len(lengths)) if index not in moving]
 
-    def rows_of(epoch: int) -> list[int]:
-        return sorted([*always, *(turns[epoch % len(turns)] if turns else ())])
+    def turn(epoch: int) -> Sequence[int]:
+        return turns[epoch % len(turns)] if turns else ()
+
+    def size(epoch: int) -> int:
+        return len(always) + len(turn(epoch))
 
     whole, part = int(epochs), epochs % 1
-    rows = sum(len(rows_of(epoch)) for epoch in range(whole)) + part * len(rows_of(whole))
+    rows = sum(map(size, range(whole))) + part * size(whole)
     total = max(1, -(-round(rows) // batch_size))
     rng = random.Random(seed)
     batches: list[list[int]] = []
@@ -115,7 +118,7 @@ def training_order(
     for epoch in itertools.count():
         if len(batches) >= total:
             break
-        order = rng.sample(rows_of(epoch), len(rows_of(epoch)))
+        order = rng.sample(sorted([*always, *turn(epoch)]), size(epoch))
         if begun:
             order.sort(key=lambda index: index in begun)
             room = batch_size - len(begun)

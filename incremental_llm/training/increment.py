@@ -242,7 +242,6 @@ def _run_phases(
                 moments |= moments_beside(finished)
                 continue
             job.interruption.check(f"before {objective}")
-            model.eval()  # the phase before left its dropout on
             with previous_policy(model, start):
                 found_B = invariants.probe_logps(model, probe, context.autocast)
             invariants.check_reference(objective, reference_B, found_B)

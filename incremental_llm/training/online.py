@@ -219,7 +219,6 @@ class OnlineTrainer:
                     moments[objective] = state
                     reached |= plan.reached
                 reports.append(report)
-        self.model.eval()
         return reports, reached
 
     def save(self, folder: Path) -> IncrementResult:

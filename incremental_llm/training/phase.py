@@ -98,7 +98,6 @@ def run_phase(
     """
     started = time.monotonic()
     phase, model = plan.settings, context.model
-    model.eval()  # what is asked of it before its first step is asked without dropout
     checkpoint = agreed(last_complete_checkpoint(folder))
     if checkpoint is None and (note := agreed(_nothing_to_learn(model, plan, context.autocast))):
         log.warning("%s", note)
@@ -114,6 +113,7 @@ def run_phase(
                 raise
             micro = _halved(micro, phase.objective, error)
         _forget_failed_try(model, start)  # outside of the handler: the error's traceback holds the activations
+    model.eval()  # as it came: what is asked of it between phases is asked without dropout
     history = [line for line in trainer.state.log_history if "objective" in line]
     report = PhaseReport(
         objective=phase.objective,
@@ -241,7 +241,6 @@ def _arguments(plan: PhasePlan, context: PhaseContext, folder: Path, micro: int)
         "gradient_accumulation_steps": micro_batches(phase, micro),
         "max_steps": plan.steps,
         "learning_rate": phase.learning_rate,
-        "lr_scheduler_type": "cosine",
         "warmup_steps": round(plan.steps * phase.warmup),
         "max_grad_norm": settings.max_grad_norm,
         "weight_decay": 0.0,

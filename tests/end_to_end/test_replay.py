@@ -97,8 +97,8 @@ def test_a_policy_runs_from_the_recipe_to_the_snapshot(
 
 @pytest.mark.usefixtures("ending")
 def test_a_forgotten_answer_is_a_flip_and_is_replayed_first(tmp_path: Path, tiny_config: Config) -> None:
-    flips = {"policy": "prioritised", "priority": {"by": "flips", "exponent": 9}, "minimum": 1, "ratio": 0.01}
-    flips["rotate"] = False  # one row a night
+    one_row = {"minimum": 1, "ratio": 0.01, "rotate": False}
+    flips = {"policy": "prioritised", "priority": {"by": "flips", "exponent": 9}} | one_row
     config = recipe(tiny_config(phases=FORGETFUL), flips)
     with Workspace.create(config) as workspace:
         _, second, third = nights(tmp_path, workspace, TRUE, FALSE, TRUE)

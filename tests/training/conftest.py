@@ -28,6 +28,10 @@ PHASES: dict[str, dict[str, Any]] = {
 }
 
 
+UNSETTLED = PHASES | {"dpo": PHASES["dpo"] | {"settled_margin": 1e9}}
+"""The same, in which a replayed pair stays a pair."""
+
+
 def ask(text: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text),)
 

@@ -20,7 +20,6 @@ from incremental_llm.dataset.examples import SftExample, UnpairedExample
 from incremental_llm.errors import ConfigError, IntegrityError, NothingToTrainError, TrainingError
 from incremental_llm.training import adapter, invariants, objectives
 from incremental_llm.training import increment as module
-from incremental_llm.training.regularizers.memory import read_dark
 from incremental_llm.training.settings import PhaseSettings
 
 from .conftest import PHASES, ask, everyday, examples_of, settings_of
@@ -406,18 +405,6 @@ def test_weight_0_is_held_to_nothing(increment: Increment, tmp_path: Path, phase
     )
     assert all(row["held"] >= 0 for row in phases_run[-1][0].rows)
     assert all(not tensor.any() for name, tensor in tensors(second.adapter).items() if "lora_B" in name)
-
-
-def test_stored_logits_leave_with_what_the_buffer_lets_go(increment: Increment, tmp_path: Path) -> None:
-    told, examples = settings_of("sft", dark={"weight": 1.0}), examples_of("sft")
-    first = increment(examples=examples[:5], settings=told, out=tmp_path / "1")
-    kept = {examples[0].id, examples[3].id}
-    common = {"adapter_folders": [first.adapter], "settings": told, "examples": examples[5:]}
-    second = increment(**common, replayable=kept, out=tmp_path / "2")
-    assert read_dark(second.adapter).keys() == kept | {e.id for e in examples[5:]}
-    assert any("no old example was replayed" in note for note in second.notes)
-    third = increment(**common, out=tmp_path / "3")
-    assert len(read_dark(third.adapter)) == 10
 
 
 @pytest.fixture

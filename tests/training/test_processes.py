@@ -22,7 +22,7 @@ import gc, sys
 from pathlib import Path
 import trl  # what every phase would search for garbage
 from incremental_llm.training.distributed import end_process, run_together
-from tests.training.conftest import PHASES, everyday, examples_of, settings_of
+from tests.training.conftest import UNSETTLED, everyday, examples_of, settings_of
 
 gc.freeze()
 ALL = {
@@ -35,8 +35,7 @@ ALL = {
 
 def lead(train):
     for objective, kind in {"sft": "sft", "dpo": "pair", "kto": "unpaired"}.items():
-        phase = PHASES[objective] | {"epochs": 16, "batch_size": 8, "learning_rate": 1e-3}
-        phase |= {"settled_margin": 1e9} if objective == "dpo" else {}
+        phase = UNSETTLED[objective] | {"epochs": 16, "batch_size": 8, "learning_rate": 1e-3}
         common = {
             "base_folder": Path(sys.argv[1]),
             "anchors": everyday(),

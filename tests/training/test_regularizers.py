@@ -26,7 +26,7 @@ from incremental_llm.training.regularizers.orthogonal import Orthogonality
 from incremental_llm.training.regularizers.teachers import kl_sum, lumped_kl_sum
 from incremental_llm.training.scoring import attach_labelled_head
 
-from .conftest import PHASES, examples_of, settings_of
+from .conftest import UNSETTLED, examples_of, settings_of
 
 KINDS = {"sft": "sft", "dpo": "pair", "kto": "unpaired"}
 
@@ -45,8 +45,7 @@ MATRIX = [(case, objective) for case in CASES for objective in KINDS]
 
 
 def told(case: str, objective: str, **other: Any) -> Any:
-    phase = PHASES[objective] | {"learning_rate": 2e-2, "epochs": 2, "batch_size": 4}
-    phase |= {"settled_margin": 1e9} if objective == "dpo" else {}
+    phase = UNSETTLED[objective] | {"learning_rate": 2e-2, "epochs": 2, "batch_size": 4}
     return settings_of(objective, **({"anchor": {"weight": 0}, "phases": [phase]} | CASES[case][0] | other))
 
 
@@ -354,3 +353,15 @@ def test_layers_whose_inputs_are_all_read_are_left_out_and_that_is_said(
     result = increment(settings=full, adapter_folders=[below], out=tmp_path / "above")
     assert "orthogonal: earlier adapters read all inputs of 2 layers: left out there" in result.notes
     assert "orthogonal" not in result.phases[0].terms
+
+
+def test_stored_logits_leave_with_what_the_buffer_lets_go(increment: Callable[..., Any], tmp_path: Path) -> None:
+    told, examples = settings_of("sft", dark={"weight": 1.0}), examples_of("sft")
+    first = increment(examples=examples[:5], settings=told, out=tmp_path / "1")
+    kept = {examples[0].id, examples[3].id}
+    common = {"adapter_folders": [first.adapter], "settings": told, "examples": examples[5:]}
+    second = increment(**common, replayable=kept, out=tmp_path / "2")
+    assert read_dark(second.adapter).keys() == kept | {e.id for e in examples[5:]}
+    assert any("no old example was replayed" in note for note in second.notes)
+    third = increment(**common, out=tmp_path / "3")
+    assert len(read_dark(third.adapter)) == 10

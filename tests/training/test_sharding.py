@@ -34,7 +34,7 @@ from torch.distributed.tensor import DTensor
 from incremental_llm.adapters.sharding import own_part
 from incremental_llm.training import invariants
 from incremental_llm.training.distributed import end_process, run_together
-from tests.training.conftest import PHASES, everyday, examples_of, settings_of
+from tests.training.conftest import UNSETTLED, everyday, examples_of, settings_of
 
 ON = {
     "anchor": {"weight": 0.5, "rows_per_step": 3},
@@ -58,10 +58,7 @@ invariants.frozen_digest = frozen_digest
 def lead(train):
     for name, (base, told) in json.loads(sys.argv[2]).items():
         out = Path(sys.argv[1]) / name
-        phases = [
-            PHASES[o] | {"epochs": 1, "learning_rate": 1e-3} | ({"settled_margin": 1e9} if o == "dpo" else {})
-            for o in ("dpo", "kto", "sft")
-        ]
+        phases = [UNSETTLED[o] | {"epochs": 1, "learning_rate": 1e-3} for o in ("dpo", "kto", "sft")]
         settings = settings_of(**({"phases": phases} | ON | told))
         common = {"base_folder": Path(base), "anchors": everyday(), "settings": settings}
         examples = examples_of("pair", "unpaired", "sft")
