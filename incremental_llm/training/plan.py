@@ -76,7 +76,7 @@ def plan_phase(
     def held(example: TokenExample) -> dict[str, Any]:
         if memory is None or example.id not in replayed or not example.desirable:
             return not_held()
-        return memory.hold(example, max(memory.kl_weight, phase.settled_kl) if example.id in settled else None)
+        return memory.hold(example, max(memory.kl_weight, phase.replayed_kl) if phase.kind == "pair" else None)
 
     progress(0, 1, None)
     if phase.objective == "sft":
@@ -91,7 +91,7 @@ def plan_phase(
             for i in used
             if examples[i].id in replayed and margin(examples[i], *reference[i]) >= phase.settled_margin
         )
-        rows = _dpo_rows(examples, order, held, reference, settled, phase.nll)
+        rows = _dpo_rows(examples, order, held, reference, replayed, settled, phase.nll)
     progress(1, 1, None)
     tokens = sum(map(_trained_tokens, rows))
     return PhasePlan(phase, rows, len(examples), tokens, reached, settled)
@@ -146,20 +146,22 @@ def _dpo_rows(
     order: list[list[int]],
     held: Hold,
     reference: Mapping[int, tuple[float, float]],
+    replayed: Collection[str],
     settled: Collection[str],
     nll: float,
 ) -> list[dict[str, Any]]:
-    """A settled pair has preference weight 0, no rejected answer, and at least the plain NLL on its chosen one."""
+    """A replayed pair has at least the plain NLL on its chosen answer; a settled one no rejected answer, and no DPO."""
     rows = []
     for i in (i for batch in order for i in batch):
         pair, done = examples[i], examples[i].id in settled
+        imitated = max(nll, 1.0) if pair.id in replayed else nll
         rows.append(
             {
                 "prompt_ids": list(pair.rows[0].prompt),
                 "chosen_ids": list(pair.rows[0].completion),
                 "rejected_ids": [] if done else list(pair.rows[1].completion),
                 "weight": 0.0 if done else pair.weight,
-                "nll_weight": pair.weight * (max(nll, 1.0) if done else nll),
+                "nll_weight": pair.weight * imitated,
                 "ref_chosen": reference[i][0],
                 "ref_rejected": reference[i][1],
                 "held_scale": 1 / len(pair.rows[0].completion),

@@ -56,10 +56,12 @@ class PhaseSettings(_Settings):
     settled_margin: float = Field(
         0.5,
         ge=0,
-        description="DPO: a replayed pair that production prefers by this many nats a token is no pair any more, but "
-        "NLL and KL on its chosen answer",
+        description="DPO: a replayed pair that production prefers by this many nats a token is no pair any more: of it "
+        "NLL and KL on its chosen answer are left",
     )
-    settled_kl: float = Field(1.0, ge=0, description="DPO: factor of KL(previous || new) on those chosen answers")
+    replayed_kl: float = Field(
+        1.0, ge=0, description="DPO: factor of KL(previous || new) on the chosen answers of replayed pairs"
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
     prompt_dropout: float = Field(
         0.0, ge=0, lt=1, description="SFT: share of the last question's tokens left out at random at each visit"
@@ -102,7 +104,7 @@ class PhaseSettings(_Settings):
 
 
 _KEYS_OF: dict[str, tuple[str, ...]] = {
-    "dpo": ("loss", "label_smoothing", "nll", "settled_margin", "settled_kl"),
+    "dpo": ("loss", "label_smoothing", "nll", "settled_margin", "replayed_kl"),
     "sft": ("prompt_dropout",),
 }
 """The keys of a phase that one objective alone knows."""

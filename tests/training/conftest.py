@@ -28,8 +28,8 @@ PHASES: dict[str, dict[str, Any]] = {
 }
 
 
-UNSETTLED = PHASES | {"dpo": PHASES["dpo"] | {"settled_margin": 1e9}}
-"""The same, in which a replayed pair stays a pair."""
+UNSETTLED = PHASES | {"dpo": PHASES["dpo"] | {"settled_margin": 1e9, "replayed_kl": 0.0}}
+"""The same, in which a replayed pair stays a pair and is not held to the previous policy."""
 
 
 def ask(text: str) -> tuple[Message, ...]:
