@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ from incremental_llm.errors import InputError, IntegrityError
 log = logging.getLogger(__name__)
 
 KEPT = 2  # folded models: last night's, to go back to, and tonight's
+LOADING = 3600  # seconds: a job that was just given a folder still reads it, however many others come
 PIECE = 1 << 30  # bytes of weights in a file, unless a single weight is larger
 
 _INDEX = "model.safetensors.index.json"
@@ -54,12 +56,19 @@ class _Weight:
 
 
 def folded_model(
-    base_folder: Path, adapter_folders: Sequence[Path], dtype: str, cache: Path, *, kept: int = KEPT, piece: int = PIECE
+    base_folder: Path,
+    adapter_folders: Sequence[Path],
+    dtype: str,
+    cache: Path,
+    *,
+    kept: int = KEPT,
+    loading: float = LOADING,
+    piece: int = PIECE,
 ) -> Path:
     """A folder below `cache` with the base and the deltas of `adapter_folders` (oldest first) in `dtype`.
 
     The first process writes it, or verifies what is there; the others, and other jobs, wait. The `kept` folded models
-    that were used last stay on the disk.
+    that were used last stay on the disk, and so does what was asked for in the last `loading` seconds.
 
     Args:
         dtype: "bfloat16", "float32" or "float16"; what no adapter touches stays as the base has it.
@@ -84,7 +93,7 @@ def folded_model(
                     _write(folder, base_folder, [read_adapter(path) for path in adapter_folders], dtype, piece)
                     write_json(folder / "folded.json", made_of)
             os.utime(target)
-            _remove(_by_last_use(cache)[kept:])
+            _remove(path for path in _by_last_use(cache)[kept:] if time.time() - path.stat().st_mtime >= loading)
     PartialState().wait_for_everyone()
     return target
 

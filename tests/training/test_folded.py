@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,7 +114,7 @@ def test_each_stack_dtype_and_order_has_a_folder_of_its_own_that_is_made_once(
 
 def test_the_folders_used_last_stay(stack: list[Path], tiny_model_dir: Path, tmp_path: Path) -> None:
     def fold(adapters: list[Path]) -> Path:
-        return folded_model(tiny_model_dir, adapters, "float32", tmp_path / "cache", kept=2)
+        return folded_model(tiny_model_dir, adapters, "float32", tmp_path / "cache", kept=2, loading=0)
 
     (tmp_path / "cache" / ".left.tmp").mkdir(parents=True)  # by a run that was killed
     first, second = fold(stack[:1]), fold(stack[1:])
@@ -120,6 +122,20 @@ def test_the_folders_used_last_stay(stack: list[Path], tiny_model_dir: Path, tmp
     third = fold(stack)
     assert [is_complete(folder) for folder in (first, second, third)] == [True, False, True]
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {first.name, third.name, "folded.lock"}
+
+
+def test_a_folder_that_a_job_may_still_be_reading_stays(
+    stack: list[Path], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    def fold(adapters: list[Path]) -> Path:
+        return folded_model(tiny_model_dir, adapters, "float32", tmp_path / "cache", kept=1, loading=60)
+
+    first, second = fold(stack[:1]), fold(stack[1:])
+    assert is_complete(first) and is_complete(second)
+    long_ago = time.time() - 61
+    os.utime(first, (long_ago, long_ago))
+    assert fold(stack[1:]) == second
+    assert not first.exists() and is_complete(second)
 
 
 def test_a_damaged_folder_is_made_anew(
