@@ -7,9 +7,11 @@ STAMP := $(VENV)/.installed
 TORCH := 2.13.0
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
+# Tiny models are slower on two threads than on one, so the cores go to two test processes instead.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint results clean
+.PHONY: demo test test-all lint results clean
 
 # Without a GPU the pinned CPU build of torch goes in first, so that nothing pulls gigabytes of CUDA packages;
 # with one, pip's default build, which is the CUDA one on Linux.
@@ -28,9 +30,11 @@ $(STAMP): pyproject.toml Makefile
 demo: $(STAMP)
 	$(BIN)/python recipes/demo/run_nights.py --seed $(SEED) $(if $(BASELINE),--baseline)
 
-# Tiny models are slower on two threads than on one, so the cores go to two test processes instead.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-all: $(STAMP)
+	$(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

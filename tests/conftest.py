@@ -17,8 +17,8 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow modules begin first: the last one alone would have one of two test processes wait for the other."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """What takes longest begins first: the last module alone would have one of two processes wait for the other."""
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("slow", "real")))
 
 
 CHAT_TEMPLATE = (

@@ -25,7 +25,13 @@ def resume() -> Any:
     return module
 
 
-@pytest.mark.parametrize(("objective", "depth", "steps"), [("dpo", 3, (1, 19)), ("kto", 0, (7,))])
+@pytest.mark.parametrize(
+    ("objective", "depth", "steps"),
+    [
+        pytest.param("dpo", 3, (1, 19), marks=pytest.mark.slow),
+        ("kto", 0, (7,)),
+    ],
+)
 def test_some_cuts_end_with_the_same_bits(
     objective: str, depth: int, steps: tuple[int, ...], resume: Any, tmp_path: Path, tiny_model_dir: Path
 ) -> None:

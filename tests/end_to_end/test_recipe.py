@@ -19,7 +19,13 @@ from .conftest import BAD, GOOD, night, write_log
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("launcher", ["accelerate_config.yaml", "recipes/accelerate_fsdp2.yaml"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "accelerate_config.yaml",
+        pytest.param("recipes/accelerate_fsdp2.yaml", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_promote_one_version(
     launcher: str, tmp_path: Path, tiny_config: Callable[..., RunConfig]
 ) -> None:

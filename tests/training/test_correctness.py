@@ -274,6 +274,7 @@ def test_sigterm_writes_a_checkpoint_and_ends_with_its_own_code(
     assert all(torch.equal(whole[name], found[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(
     tmp_path: Path, tiny_model_dir: Path, whole: dict[str, torch.Tensor]
 ) -> None:
