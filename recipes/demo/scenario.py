@@ -103,13 +103,13 @@ def write_suite(
     folder.mkdir(parents=True, exist_ok=True)
     head = {
         "name": folder.name,
-        "version": 1,
+        "version": 2,
         "scorer": "contains",
         "description": description,
         "source": "recipes/demo/facts.yaml, written for this project",
         "licence": "Apache-2.0",
         "max_new_tokens": 24,
-        "min_items": 40,
+        "min_items": 80,
     }
     if superseded:
         head["superseded_by"] = [POLICY_CHANGE_ID]

@@ -172,8 +172,8 @@ def test_an_unmarked_rephrase_follows_within_two_minutes_in_the_same_conversatio
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_suite_has_enough_questions_and_none_is_yes_or_no(suite: str) -> None:
     head = yaml.safe_load((ROOT / "eval_suites" / suite / "suite.yaml").read_text(encoding="utf-8"))
-    assert (head["name"], head["version"], head["scorer"], head["max_new_tokens"]) == (suite, 1, "contains", 24)
-    assert len(items(suite)) >= head["min_items"] == 40
+    assert (head["name"], head["version"], head["scorer"], head["max_new_tokens"]) == (suite, 2, "contains", 24)
+    assert len(items(suite)) >= head["min_items"] == 80
     assert len({item["id"] for item in items(suite)}) == len(set(questions(suite))) == len(items(suite))
     assert not [question for question in questions(suite) if YES_NO.match(question)]
     assert head.get("superseded_by", []) == (["n3-c001"] if suite == "shop_before_change" else [])
