@@ -73,7 +73,9 @@ def test_updates_move_the_one_adapter_and_nothing_else(online: Online, tmp_path:
 @pytest.mark.parametrize("objective", ["dpo", "kto"])
 def test_the_reference_is_the_policy_right_before_each_update(objective: str, online: Online) -> None:
     kind = {"dpo": "pair", "kto": "unpaired"}[objective]
-    trainer = online(objective, settings=settings_of(objective, anchor={"weight": 0}), anchors=[])
+    nothing_old = ReplaySettings(ratio=0, minimum=0)  # a replayed pair's loss has its NLL in it
+    told = settings_of(objective, anchor={"weight": 0})
+    trainer = online(objective, settings=told, anchors=[], replay=nothing_old)
     plain = [example.model_copy(update={"weight": 1.0}) for example in examples_of(kind)]
     starts = [trainer.update(plain[i : i + 4]).phases[0].losses[0] for i in (0, 4)]
     expected = {"dpo": 0.693147, "kto": 0.5}[objective]
