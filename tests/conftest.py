@@ -90,7 +90,7 @@ def collect_less() -> None:
     """The Trainer collects garbage before every run: a second through all that its libraries have imported."""
     import gc
 
-    import trl  # noqa: F401
+    from trl import DPOTrainer, KTOTrainer, SFTTrainer  # noqa: F401  (imported when named, a hundred modules each)
 
     gc.collect()
     gc.freeze()

@@ -26,7 +26,13 @@ def new_adapter(model: Any, settings: TrainingSettings, below: int = 0) -> Any:
     the same A it would see the very inputs that the nights before wrote to.
     """
     set_seed((settings.seed * 1000 + below) % 2**32)  # numpy takes no larger one
-    return get_peft_model(model, lora_config(model, settings))
+    adapted = get_peft_model(model, lora_config(model, settings))
+    adapted.create_or_update_model_card = _no_card
+    return adapted
+
+
+def _no_card(_folder: str) -> None:
+    """PEFT compiles a template for a card at every save; checkpoints are internal, and the handoff writes its own."""
 
 
 def lora_config(model: Any, settings: TrainingSettings) -> LoraConfig:
@@ -95,7 +101,6 @@ def adapter_in_autocast_dtype(model: Any, settings: TrainingSettings) -> context
 def save_adapter(model: Any, folder: Path, base_name: str) -> None:
     """A plain PEFT folder that names its base instead of this machine's path to it; equal adapters give equal bytes."""
     model.save_pretrained(folder, safe_serialization=True)
-    (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_name}
     if isinstance(config["target_modules"], list):  # a set in PEFT: its order is another in every process
