@@ -18,7 +18,8 @@ from incremental_llm.errors import NothingToTrainError, TrainingError
 from incremental_llm.evaluation.generate import greedy_answers
 from incremental_llm.training.aim import aim
 from incremental_llm.training.batching import Row
-from incremental_llm.training.patch import Checked, Compared, patch_settings, train_patch
+from incremental_llm.training.locality import Checked, Compared, checked
+from incremental_llm.training.patch import patch_settings, train_patch
 from incremental_llm.training.settings import PatchSettings, TrainingSettings
 
 from .conftest import ask, settings_of
@@ -131,13 +132,11 @@ def test_an_answer_that_is_given_already_or_not_learnt_is_no_patch(patched: Call
 
 
 def test_a_near_tie_is_counted_and_has_not_moved() -> None:
-    from incremental_llm.training.patch import _checked
-
     settings = PatchSettings(max_kl=0.05, tie_kl=0.01)
     same, tie = Compared("a", "x", "x", 0.04), Compared("b", "x", "y", 0.009)
     turned, drifted = Compared("c", "x", "y", 0.02), Compared("d", "x", "x", 0.06)
     lost = Compared("e", "x", "x", float("nan"))
-    found = _checked([same, tie, turned, drifted, lost], settings)
+    found = checked([same, tie, turned, drifted, lost], settings)
     assert (found.count, found.changed, found.moved) == (5, 2, (turned, drifted, lost))
     assert found.share == pytest.approx(0.6)
     assert Checked(0, (), 0, 0.0, 0.0).share == 0.0
