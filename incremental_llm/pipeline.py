@@ -173,6 +173,9 @@ def judge_increment(
     stack = todo.below.plus(registry.put_object(training.adapter), training.replaces)
     candidate = measured.report(stack, suites, "the candidate")
     clock.lap("measure candidate")
+    corrections = untestable(fresh(dataset.corrections, kept))
+    untold = (claim.note, topicless(dataset.examples, config, facts), spared, corrections)
+    notes = [*unknown_names(todo, store, config), *filter(None, untold)]
     decision = _verdict(todo.head.stack, production, stack, candidate, config, claim, superseded)
     write_json(folder / "decision.json", decision.model_dump(mode="json"))
     return Judged(
@@ -191,21 +194,7 @@ def judge_increment(
         folder=folder,
         sources=store.get(sorted(_sources(mixture) - dataset.account.keys())),
         number=len(registry.list()),
-        notes=(
-            *replay.notes,
-            *rehearsal.notes,
-            *unknown_names(todo, store, config),
-            *filter(
-                None,
-                (
-                    claim.note,
-                    topicless(dataset.examples, config, facts),
-                    spared,
-                    untestable(fresh(dataset.corrections, kept)),
-                ),
-            ),
-            *training.notes,
-        ),
+        notes=(*replay.notes, *rehearsal.notes, *notes, *training.notes),
     )
 
 
