@@ -151,7 +151,9 @@ def run_online(
         examples = (*(e for e in waiting if ended.isdisjoint(e.sources)), *dataset.examples)
         try:
             report = trainer.update(examples, rehearse=replay.tonight)
-            waiting, done = (), _batch(part, len(dataset.examples), started, report)
+            waiting = tuple(e for e in examples if e.id in report.waiting)
+            note = f"{len(waiting)} examples were too few of their kind and wait" if waiting else ""
+            done = _batch(part, len(dataset.examples), started, report, note)
         except NothingToTrainError as nothing:  # too few of a kind wait for the next ones
             waiting, done = examples, _batch(part, len(dataset.examples), started, note=str(nothing))
         batches.append(done)

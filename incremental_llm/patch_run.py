@@ -160,11 +160,18 @@ def prompts_around(
     if not held:
         raise InputError("patch: expected everyday or neighbouring prompts to hold, found none outside of the suites.")
     given = [(Message(role="user", content=text),) for text in prompts]
-    return Around(
+    around = Around(
         held=tuple(held),
         neighbours=(*given, *ranked[0::2][: patch.neighbours]),
         unrelated=tuple(rest[0::2][: patch.unrelated]),
     )
+    if not (around.neighbours and around.unrelated):
+        raise InputError(
+            f"patch: expected neighbouring and everyday prompts to check, found {len(around.neighbours)} and "
+            f"{len(around.unrelated)}. What is not measured is no pass: name some with --prompt, or give more "
+            "training.anchor.prompts."
+        )
+    return around
 
 
 def _others(

@@ -245,7 +245,8 @@ def _run_phases(
             with previous_policy(model, start):
                 found_B = invariants.probe_logps(model, probe, context.autocast)
             invariants.check_reference(objective, reference_B, found_B)
-            report, state = run_phase(context, plan, folder, moments.get(objective))
+            same = not any(report.steps for report in reports) and not (ground.going_on and settings.lora.dropout)
+            report, state = run_phase(context, plan, folder, moments.get(objective), at_reference=same)
             reports.append(report)
             kept = {objective: state} if settings.growth == "continue" and state else {}
             moments |= kept

@@ -17,6 +17,8 @@ from incremental_llm.training.batching import Row, pad_rows
 from incremental_llm.training.losses import dpo_losses
 from incremental_llm.training.scoring import row_logps
 
+_ROUNDING_16, _ROUNDING_32 = 0.15, 2e-3  # nats a token by which two batches of the same rows may differ, on average
+
 
 def frozen_digest(model: Any) -> str:
     """sha256 over the bytes of every parameter and buffer that is not trained, names included.
@@ -84,6 +86,35 @@ def check_reference(phase: str, stored_B: torch.Tensor, found_B: torch.Tensor) -
         raise TrainingError(
             f"{phase}: the reference moved: log-probabilities of the probe batch differ from those before the first "
             f"phase by {gap:.3g} nats. The previous policy is not what the adapter is compared with."
+        )
+
+
+def check_first_step(
+    objective: str, found_B: torch.Tensor, stored_B: torch.Tensor, lengths_B: torch.Tensor, *, exact: bool
+) -> None:
+    """At the first step of a policy that is the reference, the rows have the log-probabilities stored with them.
+
+    This is what the loss itself is computed from: a reference that is another row's, another side's or another model's
+    shows here and in no probe. Compared as a mean over rows of nats a token, within the rounding of batches of another
+    shape: that of fp32 where `exact`, else of bf16.
+    """
+    gap = ((found_B.detach().float() - stored_B).abs() / lengths_B.clamp(min=1)).mean().item()
+    tolerance = _ROUNDING_32 if exact else _ROUNDING_16
+    if not gap <= tolerance:
+        raise TrainingError(
+            f"{objective}: the policy is not the stored reference at its first step: expected log-probabilities that "
+            f"differ by at most {tolerance} nats a token, found {gap:.3g}. Nothing was trained; please report this "
+            "with the recipe."
+        )
+
+
+def check_weights(model: Any, objective: str) -> None:
+    """Every trained weight is finite: after the last step there is no next loss that would show it."""
+    bad = [n for n, p in model.named_parameters() if p.requires_grad and not torch.isfinite(own_part(p)).all()]
+    if bad:
+        raise TrainingError(
+            f"{objective}: {', '.join(bad[:3])} is not finite after the last step. Nothing is published: lower the "
+            "learning rate."
         )
 
 

@@ -90,7 +90,8 @@ class Watch:
             with self._trainer.autocast():
                 now_NV = model(input_ids=ids_BT, labelled_BT=scored_BT).logits
                 total = teacher.kl_sum(self._trainer.causal_lm, index, now_NV)
-            found.append(max(0.0, float(total)) / len(row.completion))
+            kl = float(total) / len(row.completion)
+            found.append(0.0 if kl < 0 else kl)  # rounding; a NaN stays one
         return found
 
 
@@ -107,13 +108,15 @@ def checked(found: Sequence[Compared], patch: PatchSettings) -> Checked:
 
 
 def problem_of(neighbours: Checked, unrelated: Checked, patch: PatchSettings) -> str:
-    """Which prompts moved, in words, where more did than may; empty where the check is passed."""
+    """Which prompts moved, in words, where more did than may, or were not checked; empty where the check is passed."""
     parts = []
     for name, group, allowed in (
         ("neighbouring", neighbours, patch.neighbours_may_move),
         ("unrelated", unrelated, patch.unrelated_may_move),
     ):
-        if group.share > allowed:
+        if not group.count:
+            parts.append(f"expected {name} prompts to check, found none")
+        elif group.share > allowed:
             named = "; ".join(
                 f"{one.prompt!r}: {one.before!r} -> {one.after!r} (KL {one.kl:.3f})" for one in group.moved[:_SHOWN]
             )

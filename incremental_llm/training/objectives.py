@@ -24,7 +24,7 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrai
 
 from incremental_llm.errors import TrainingError
 from incremental_llm.training.batching import Row, pad_rows, stack_rows
-from incremental_llm.training.invariants import check_gradients
+from incremental_llm.training.invariants import check_first_step, check_gradients
 from incremental_llm.training.losses import dpo_losses, kto_losses, nll_per_row
 from incremental_llm.training.moments import Moments, restore_moments
 from incremental_llm.training.regularizers import Regularizers
@@ -57,6 +57,7 @@ class _OnOneAdapter:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.at_reference = False  # whether the first step must find the log-probabilities that are stored
         self._noted: dict[str, list[torch.Tensor]] = defaultdict(list)  # of the micro-batches of a step
 
     def _prepare_dataset(self, dataset: Any, *_args: Any, **_kwargs: Any) -> Any:
@@ -158,6 +159,13 @@ class _OnOneAdapter:
             check_gradients(self.model, self.state.global_step + 1)  # type: ignore[attr-defined]
         return loss
 
+    def check_reference(
+        self, name: str, logps_B: torch.Tensor, stored_B: torch.Tensor, lengths_B: torch.Tensor
+    ) -> None:
+        """What the first step is computed from is what was stored, where the policy still is the reference."""
+        if self.at_reference and not self.micro_steps:
+            check_first_step(name, logps_B, stored_B, lengths_B, exact=not self.args.bf16)  # type: ignore[attr-defined]
+
     def note(self, name: str, value: torch.Tensor) -> None:
         """Keep a value of this micro-batch for the step's log line; on its device, which is not waited for."""
         self._noted[name].append(value.detach().float().mean())
@@ -237,6 +245,7 @@ class WeightedDPO(_OnOneAdapter, DPOTrainer):  # type: ignore[misc]
         chosen_P, ref_chosen_P, ref_rejected_P, weight_P = (
             column[pairs_B] for column in (chosen_B, batch["ref_chosen"], batch["ref_rejected"], batch["weight"])
         )
+        self.check_reference("dpo", logps, torch.cat([batch["ref_chosen"], ref_rejected_P]), lengths)
         beta, smoothing = self.phase.beta, self.phase.label_smoothing
         losses_P = dpo_losses(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, beta, smoothing)
         nll_B = -chosen_B / lengths[: len(pairs_B)]
@@ -260,6 +269,7 @@ class WeightedKTO(_OnOneAdapter, KTOTrainer):  # type: ignore[misc]
         if self.micro_steps % self._parts == 0:
             self._baseline = self._step_baseline(model)
         logps_B = sum_by_row(logps_N, batch["scored"])
+        self.check_reference("kto", logps_B, batch["ref_logps"], batch["scored"].sum(1))
         losses_B = kto_losses(logps_B, batch["ref_logps"], batch["desirable"], self._baseline, self.phase.beta)
         self.note("kl", self._baseline)
         return (batch["weight"] * losses_B).mean()
@@ -276,7 +286,9 @@ class WeightedKTO(_OnOneAdapter, KTOTrainer):  # type: ignore[misc]
             part = rows[start : start + self.args.per_device_train_batch_size]
             told = _rows(part, "prompt_ids", "kl_completion_ids")
             logps_B = row_logps(model, told["ids"].to(device), told["scored"].to(device))
-            kl_parts.append(logps_B - torch.tensor([row["ref_kl_logps"] for row in part], device=device))
+            stored_B = torch.tensor([row["ref_kl_logps"] for row in part], device=device)
+            self.check_reference("kto's baseline", logps_B, stored_B, told["scored"].sum(1).to(device))
+            kl_parts.append(logps_B - stored_B)
         return self.whole_batch(torch.cat(kl_parts)).mean().clamp(min=0)
 
 

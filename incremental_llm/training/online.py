@@ -31,6 +31,7 @@ from incremental_llm.errors import ConfigError, NothingToTrainError
 from incremental_llm.replay import ReplayBuffer, ReplaySettings, mix
 from incremental_llm.training import invariants
 from incremental_llm.training.adapter import adapter_in_autocast_dtype
+from incremental_llm.training.batching import TokenExample
 from incremental_llm.training.growth import RECORD, increments_behind, set_values, trained_values
 from incremental_llm.training.increment import IncrementResult, read_result, tokenize_by_kind
 from incremental_llm.training.moments import Moments, moments_beside
@@ -38,6 +39,7 @@ from incremental_llm.training.phase import PhaseContext, PhaseReport, Progress, 
 from incremental_llm.training.plan import plan_phase
 from incremental_llm.training.policy import anchor_of, ground_of, memory_of, penalties_of, publish
 from incremental_llm.training.regularizers import Regularizers
+from incremental_llm.training.regularizers.stored import Stored, stored_beside
 from incremental_llm.training.settings import PhaseSettings, TrainingSettings
 
 
@@ -51,6 +53,7 @@ class UpdateReport:
     seconds: float
     phases: tuple[PhaseReport, ...]
     not_trained: tuple[str, ...] = ()  # ids of examples
+    waiting: tuple[str, ...] = ()  # those of them that were too few of their kind: to be given again with the next ones
 
     @property
     def steps(self) -> int:
@@ -141,14 +144,15 @@ class OnlineTrainer:
         replayed = frozenset(row.example.id for row in mixture.rows if row.origin == "replay")
         before, moments = trained_values(self.model), dict(self._moments)
         try:
-            reports, reached = self._train([row.example for row in mixture.rows], replayed, settings, moments)
+            reports, reached, short = self._train([row.example for row in mixture.rows], replayed, settings, moments)
         except BaseException:
             set_values(self.model, before)
             self.model.eval()
             raise
         self._moments = moments
         self.updates += 1
-        self._taken += examples
+        waiting = tuple(example.id for example in examples if example.id in short)
+        self._taken += [example for example in examples if example.id not in short]
         self.buffer = self._older().updated(self._taken, self._increment, self.settings.seed, self._replay)
         report = UpdateReport(
             number=self.updates,
@@ -157,6 +161,7 @@ class OnlineTrainer:
             seconds=time.monotonic() - started,
             phases=tuple(reports),
             not_trained=tuple(example.id for example in examples if example.id not in reached),
+            waiting=waiting,
         )
         self._done.append(report)
         return report
@@ -182,8 +187,11 @@ class OnlineTrainer:
         replayed: frozenset[str],
         settings: TrainingSettings,
         moments: dict[str, Moments],
-    ) -> tuple[list[PhaseReport], set[str]]:
-        """The phases' reports and the ids of what they reached; `moments` becomes that of their optimizers."""
+    ) -> tuple[list[PhaseReport], set[str], set[str]]:
+        """The phases' reports, the ids of what they reached and of what was too little of its kind for any.
+
+        `moments` becomes that of their optimizers.
+        """
         kinds, too_long = tokenize_by_kind(self.tokenizer, examples, settings.max_length)
         phases = [phase for phase in settings.phases if len(kinds[phase.kind]) >= phase.minimum]
         if not phases:
@@ -192,6 +200,7 @@ class OnlineTrainer:
                 f"nothing to update with: expected a phase with its `minimum` of examples, found {counts}, and "
                 f"{len(too_long)} too long. Give them again together with the next ones."
             )
+        short = {e.id for phase in settings.phases for e in _too_few(phase, kinds[phase.kind])}
         self.model.eval()
         memory, _ = memory_of(self._below, settings)
         plans = [plan_phase(p, kinds, self.model, self.autocast, settings, _silent, replayed, memory) for p in phases]
@@ -214,12 +223,15 @@ class OnlineTrainer:
         with adapter_in_autocast_dtype(self.model, settings), tempfile.TemporaryDirectory() as scratch:
             for plan in plans:
                 objective: str = plan.settings.objective
-                report, state = run_phase(context, plan, Path(scratch) / objective, moments.get(objective))
+                same = not (reached or settings.lora.dropout)
+                report, state = run_phase(
+                    context, plan, Path(scratch) / objective, moments.get(objective), at_reference=same
+                )
                 if report.steps:
                     moments[objective] = state
                     reached |= plan.reached
                 reports.append(report)
-        return reports, reached
+        return reports, reached, short - reached
 
     def save(self, folder: Path) -> IncrementResult:
         """Write the adapter as it is now, a plain PEFT folder with its record, as an increment leaves it.
@@ -240,7 +252,8 @@ class OnlineTrainer:
             increments=1 + (increments_behind([self._replaced]) if self._replaced else 0),
         )
         kept = self._moments if self.settings.growth == "continue" else {}
-        publish(self.model, folder, self._base_name, RECORD, asdict(result) | {"adapter": None}, kept)
+        stored = stored_beside(self._below[-1]) if self._below else Stored()
+        publish(self.model, folder, self._base_name, RECORD, asdict(result) | {"adapter": None}, kept, stored)
         verify_folder(folder)
         return read_result(folder)
 
@@ -283,6 +296,12 @@ def _short(phase: PhaseSettings, steps: int) -> PhaseSettings:
     """A phase as an update runs it: at most `steps` steps, and one example is enough but for KTO's baseline."""
     minimum = phase.minimum if phase.objective == "kto" else 1
     return phase.model_copy(update={"max_steps": min(steps, phase.max_steps or steps), "minimum": minimum})
+
+
+def _too_few(phase: PhaseSettings, rows: Sequence[TokenExample]) -> Sequence[TokenExample]:
+    """The rows of a phase that cannot run with so many: below its minimum, or thumbs down alone."""
+    alone = phase.objective == "kto" and not any(row.desirable for row in rows)
+    return rows if alone or len(rows) < phase.minimum else ()
 
 
 def _silent(done: int, total: int, loss: float | None) -> None:

@@ -19,6 +19,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from incremental_llm.errors import ConfigError, TrainingError, TrainingInterrupted
+from incremental_llm.training import invariants
 from incremental_llm.training.batching import Row
 from incremental_llm.training.checkpoint import SealCheckpoints, last_complete_checkpoint
 from incremental_llm.training.distributed import agreed
@@ -82,12 +83,13 @@ class PhaseContext:
 
 
 def run_phase(
-    context: PhaseContext, plan: PhasePlan, folder: Path, moments: Moments | None = None
+    context: PhaseContext, plan: PhasePlan, folder: Path, moments: Moments | None = None, *, at_reference: bool = False
 ) -> tuple[PhaseReport, Moments]:
     """Train one phase on the model's `default` adapter; continue from the last complete checkpoint if there is one.
 
     Args:
         moments: the optimizer's state to start with, where the adapter goes on from an earlier increment.
+        at_reference: the model still is the reference, so that its first step must find what is stored with the rows.
 
     Returns:
         The report, and the optimizer's state at the end (empty where the phase was skipped).
@@ -106,13 +108,14 @@ def run_phase(
     micro = first_micro_batch(phase, context.settings)
     while True:
         try:
-            trainer = _trained(context, plan, folder, micro, moments, start)
+            trainer = _trained(context, plan, folder, micro, moments, start, at_reference)
             break
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             micro = _halved(micro, phase.objective, error)
         _forget_failed_try(model, start)  # outside of the handler: the error's traceback holds the activations
+    invariants.check_weights(model, phase.objective)
     model.eval()  # as it came: what is asked of it between phases is asked without dropout
     history = [line for line in trainer.state.log_history if "objective" in line]
     report = PhaseReport(
@@ -134,11 +137,13 @@ def _trained(
     micro: int,
     moments: Moments | None,
     start: dict[str, torch.Tensor],
+    at_reference: bool,
 ) -> Any:
     """The phase's trainer after its last step; `start` are the adapter's values before its first."""
     phase, model = plan.settings, context.model
     trainer_class = TRAINERS[phase.objective]
     config = trainer_class.config(**_arguments(plan, context, folder, micro))
+    config._n_gpu = min(1, config.n_gpu)  # one process takes one GPU: DataParallel would multiply the batch
     trainer = trainer_class(
         model=model,
         args=config,
@@ -163,6 +168,7 @@ def _trained(
         step = int(checkpoint.name.removeprefix("checkpoint-"))
         trainer.micro_steps = step * config.gradient_accumulation_steps
         log.info("%s: continuing after step %d", phase.objective, step)
+    trainer.at_reference = at_reference and checkpoint is None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     done = trainer.state.global_step
     if done < plan.steps and context.interruption.told:
@@ -259,7 +265,8 @@ def _arguments(plan: PhasePlan, context: PhaseContext, folder: Path, micro: int)
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,
-        **({} if phase.objective == "sft" else {"beta": phase.beta}),
+        # TRL would set every dropout to 0 here, and so in the phases that follow in this process, but not in another.
+        **({} if phase.objective == "sft" else {"beta": phase.beta, "disable_dropout": False}),
     }
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from incremental_llm.adapters.chat_tokens import completion_ids, prompt_ids
@@ -112,8 +113,18 @@ def load_policy(base_folder: Path, adapter_folders: Sequence[Path], settings: Tr
         frozen=settings.frozen,
         spread=spread,
     )
+    _without_dropout(model)
     attach_labelled_head(model)
     return model
+
+
+def _without_dropout(model: Any) -> None:
+    """Turn the base's own dropout off: a policy that forgets at random is no reference. LoRA's is the recipe's."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 def remember_base(anchor: Anchor, base_folder: Path, settings: TrainingSettings) -> None:

@@ -118,11 +118,11 @@ class EwcSettings(_Settings):
     """
 
     weight: float = Field(
-        0.0, ge=0, description="factor; 1 holds a second-order estimate of KL(previous || new); 0 off"
+        0.0, ge=0, description="factor; 1 adds each earlier night's second-order KL(previous || new); 0 off"
     )
     samples: int = Field(64, ge=1, description="rows of the increment's mixture that the Fisher is estimated on")
     decay: float = Field(
-        0.9, ge=0, lt=1, description="share of the earlier Fishers in the estimate after each increment"
+        0.9, ge=0, le=1, description="factor of the earlier Fishers' sum before each increment adds its own"
     )
 
 

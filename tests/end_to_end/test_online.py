@@ -101,6 +101,22 @@ def test_too_few_of_a_kind_wait_for_the_next(tmp_path: Path, tiny_config: Config
     assert "expected a phase with its `minimum`" in done.batches[0].note
 
 
+def test_a_thumb_beside_a_correction_waits_for_the_next(tmp_path: Path, tiny_config: Config) -> None:
+    phases = [
+        {"objective": "kto", "learning_rate": 1e-3, "epochs": 1, "minimum": 2},
+        {"objective": "sft", "learning_rate": 1e-3, "epochs": 1},
+    ]
+    log = night(1, GOOD, BAD)[:3]  # a correction, and one more reply, which is thumbed up
+    thumb = {"type": "thumb", "id": "t1", "time": log[-1]["time"], "user": "v1", "value": 1}
+    thumb |= {"interaction": log[-1]["id"]}
+    with Workspace.create(tiny_config(phases=phases)) as workspace:
+        workspace.import_feedback(write_log(tmp_path / "log.jsonl", [*log, thumb]))
+        done = workspace.online(tmp_path / "out", batch=2, steps=2)
+    (batch,) = done.batches
+    assert batch.steps and batch.note == "1 examples were too few of their kind and wait"
+    assert "1 examples of the last batches were too few to be trained on" in done.notes
+
+
 def test_the_recipe_prints_seconds_and_scores(
     tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,7 +22,7 @@ from incremental_llm.training import increment as module
 from incremental_llm.training import objectives, phase, scoring
 from incremental_llm.training.regularizers import teachers
 
-from .conftest import PHASES, examples_of, settings_of
+from .conftest import PHASES, everyday, examples_of, relative_difference, settings_of, weights_of
 
 Increment = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -81,9 +81,9 @@ def test_only_the_new_adapter_moves_and_the_reference_is_the_previous_policy(
 ) -> None:
     run_phase, moved = module.run_phase, []
 
-    def watched(context: Any, *rest: Any) -> Any:
+    def watched(context: Any, *rest: Any, **told: Any) -> Any:
         before = {name: p.detach().clone() for name, p in context.model.named_parameters()}
-        done = run_phase(context, *rest)
+        done = run_phase(context, *rest, **told)
         after = dict(context.model.named_parameters())
         moved.extend(name for name in before if not torch.equal(before[name], after[name]))
         return done
@@ -104,6 +104,58 @@ def test_only_the_new_adapter_moves_and_the_reference_is_the_previous_policy(
         assert result.phases[0].losses[0] == pytest.approx(START[objective], abs=2e-2 if precision == "bf16" else 1e-4)
     trained = load_file(result.adapter / "adapter_model.safetensors").values()
     assert all(t.dtype == torch.float32 and torch.isfinite(t).all() for t in trained)
+
+
+ALL_TERMS: dict[str, Any] = {
+    "anchor": {"weight": 0.5, "rows_per_step": 2},
+    "replay_kl": {"weight": 0.5},
+    "dark": {"weight": 0.1},
+    "ewc": {"weight": 1.0},
+    "orthogonal": {"weight": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def told_stack(tmp_path_factory: pytest.TempPathFactory, wide_base: Path) -> list[Path]:
+    """Two adapters that leave what every term needs."""
+    from incremental_llm.training.increment import train_increment
+
+    made: list[Path] = []
+    for number in range(2):
+        told = settings_of("sft", seed=number, **ALL_TERMS)
+        common: dict[str, Any] = {"examples": examples_of("sft", "pair", "unpaired"), "anchors": everyday()}
+        out = tmp_path_factory.mktemp(f"told{number}")
+        made.append(
+            train_increment(base_folder=wide_base, adapter_folders=made, settings=told, out=out, **common).adapter
+        )
+    return made
+
+
+@pytest.mark.parametrize("beside", [{"frozen": "concat"}, {"frozen": "live"}, {"quantization": "nf4"}], ids=str)
+def test_all_terms_are_the_same_beside_the_base_as_folded_into_it(
+    beside: dict[str, Any], increment: Increment, wide_base: Path, told_stack: list[Path], tmp_path: Path
+) -> None:
+    """Exact where only the place of the frozen stack differs; over a 4-bit base the terms of the start are."""
+    examples = examples_of("pair", "unpaired", "sft")
+    replayed = [e.id for e in examples_of("sft")[:5]]
+    common: dict[str, Any] = {"base_folder": wide_base, "adapter_folders": told_stack, "examples": examples}
+    found, folded = (
+        increment(
+            **common, replayed=replayed, out=tmp_path / name, settings=settings_of("dpo", "sft", **ALL_TERMS, **more)
+        )
+        for name, more in (("beside", beside), ("folded", {}))
+    )
+    for phase_found, phase_folded in zip(found.phases, folded.phases, strict=True):
+        assert (
+            phase_found.terms.keys()
+            == phase_folded.terms.keys()
+            == {"anchor_kl", "replay_kl", "dark", "ewc", "orthogonal"}
+        )
+    assert found.phases[0].anchor_kl[0] == pytest.approx(0, abs=1e-4)
+    if "frozen" in beside:
+        assert relative_difference(weights_of(folded.adapter), weights_of(found.adapter)) < 1e-3
+    else:
+        assert all(torch.isfinite(tensor).all() for tensor in weights_of(found.adapter).values())
 
 
 def test_the_optimizer_holds_the_new_adapter_and_nothing_else(

@@ -135,9 +135,9 @@ def test_two_phases_of_one_objective_begin_with_fresh_moments_unless_the_adapter
 ) -> None:
     run_phase, given = module.run_phase, []
 
-    def recorded(context: Any, plan: Any, folder: Path, moments: Any) -> Any:
+    def recorded(context: Any, plan: Any, folder: Path, moments: Any, **told: Any) -> Any:
         given.append(bool(moments))
-        return run_phase(context, plan, folder, moments)
+        return run_phase(context, plan, folder, moments, **told)
 
     monkeypatch.setattr(module, "run_phase", recorded)
     increment("sft", "sft", out=tmp_path / "stack")

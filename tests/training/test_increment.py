@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,9 +37,9 @@ def phases_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
     """(plan, model) of every phase that runs, in order."""
     run_phase, seen = module.run_phase, []
 
-    def recorded(context: Any, plan: Any, *rest: Any) -> Any:
+    def recorded(context: Any, plan: Any, *rest: Any, **told: Any) -> Any:
         seen.append((plan, context.model))
-        return run_phase(context, plan, *rest)
+        return run_phase(context, plan, *rest, **told)
 
     monkeypatch.setattr(module, "run_phase", recorded)
     return seen
@@ -146,8 +147,8 @@ def tampered(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen weight moves a little during each phase."""
     run_phase = module.run_phase
 
-    def tamper(context: Any, *rest: Any) -> Any:
-        done = run_phase(context, *rest)
+    def tamper(context: Any, *rest: Any, **told: Any) -> Any:
+        done = run_phase(context, *rest, **told)
         with torch.no_grad():
             next(p for n, p in context.model.named_parameters() if "mlp.up_proj.base_layer" in n)[0, 0] += 1
         return done
@@ -249,7 +250,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(increment: Inc
 def test_a_run_killed_inside_its_second_phase_ends_with_the_same_adapter(
     increment: Increment, phases_run: list[Any], tmp_path: Path
 ) -> None:
-    settings = settings_of("dpo", "sft", save_steps=2)
+    settings = settings_of("dpo", "sft", save_steps=2, lora={"rank": 4, "alpha": 8, "dropout": 0.2})
     whole = increment(settings=settings, out=tmp_path / "whole")
     phases_run.clear()
 
@@ -277,6 +278,64 @@ def test_a_run_killed_inside_its_second_phase_ends_with_the_same_adapter(
     again = increment(settings=settings, out=tmp_path / "cut")  # finished: nothing is trained
     assert len(phases_run) == 3
     assert again.phases == resumed.phases
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_a_reference_of_another_row_is_seen_at_the_first_step(
+    objective: str, increment: Increment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from incremental_llm.training import plan
+
+    scored = plan._scored
+    monkeypatch.setattr(plan, "_scored", lambda rows, **told: scored(rows, **told)[::-1])
+    with pytest.raises(TrainingError, match=f"{objective}.*is not the stored reference at its first step"):
+        increment(objective)
+
+
+def test_weights_that_are_not_finite_after_the_last_step_are_not_published(
+    increment: Increment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from incremental_llm.training import phase
+
+    trained = phase._trained
+
+    def overflow(context: Any, *rest: Any) -> Any:
+        trainer = trained(context, *rest)
+        weight = next(p for n, p in context.model.named_parameters() if "up_proj.lora_B.default" in n)
+        weight.data[0, 0] = float("inf")
+        return trainer
+
+    monkeypatch.setattr(phase, "_trained", overflow)
+    with pytest.raises(TrainingError, match=r"sft: .*up_proj.lora_B.default.weight is not finite after the last step"):
+        increment("sft")
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_process_that_sees_two_gpus_takes_one(
+    increment: Increment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = increment("sft").phases[0]
+    config = objectives.WeightedSFT.config
+
+    def with_two(**told: Any) -> Any:
+        made = config(**told)
+        made._n_gpu = 2
+        return made
+
+    monkeypatch.setattr(objectives.WeightedSFT, "config", with_two)
+    assert increment("sft", out=tmp_path / "two").phases[0].losses == alone.losses
+
+
+def test_the_bases_own_dropout_is_off(increment: Increment, tiny_model_dir: Path, tmp_path: Path) -> None:
+    noisy = tmp_path / "noisy"
+    shutil.copytree(tiny_model_dir, noisy)
+    told = json.loads((noisy / "config.json").read_text(encoding="utf-8")) | {"attention_dropout": 0.5}
+    (noisy / "config.json").write_text(json.dumps(told), encoding="utf-8")
+    losses = [
+        increment("sft", base_folder=base, out=tmp_path / base.name).phases[0].losses
+        for base in (noisy, tiny_model_dir)
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_a_damaged_checkpoint_is_passed_over(increment: Increment, phases_run: list[Any], tmp_path: Path) -> None:

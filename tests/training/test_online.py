@@ -175,6 +175,16 @@ def test_feedback_that_no_phase_takes_is_no_update(online: Online) -> None:
     assert trainer.updates == 0 and not trainer.buffer.items
 
 
+def test_what_was_too_few_of_its_kind_waits_and_is_not_rehearsed(online: Online) -> None:
+    trainer, thumbs = online("kto", "sft"), examples_of("unpaired")
+    downs = [thumb for thumb in thumbs if not thumb.desirable]
+    report = trainer.update([*examples_of("sft")[:4], *downs])
+    assert set(report.waiting) == {thumb.id for thumb in downs} <= set(report.not_trained)
+    assert {item.example.kind for item in trainer.buffer.items} == {"sft"}
+    both = trainer.update([*examples_of("sft")[4:8], *thumbs])
+    assert both.waiting == () and {"sft", "kto"} == set(both.losses)
+
+
 def test_a_frozen_weight_that_moved_is_never_saved(online: Online, tmp_path: Path) -> None:
     trainer = online("sft")
     trainer.update(examples_of("sft")[:2])

@@ -18,8 +18,10 @@ from incremental_llm.errors import NothingToTrainError, TrainingError
 from incremental_llm.evaluation.generate import greedy_answers
 from incremental_llm.training.aim import aim
 from incremental_llm.training.batching import Row
-from incremental_llm.training.locality import Checked, Compared, checked
+from incremental_llm.training.locality import Checked, Compared, Watch, checked, problem_of
+from incremental_llm.training.online import OnlineTrainer
 from incremental_llm.training.patch import patch_settings, train_patch
+from incremental_llm.training.regularizers.teachers import ExactTeacher
 from incremental_llm.training.settings import PatchSettings, TrainingSettings
 
 from .conftest import ask, settings_of
@@ -129,6 +131,16 @@ def test_an_answer_that_is_given_already_or_not_learnt_is_no_patch(patched: Call
     record = patched()
     with pytest.raises(NothingToTrainError, match="there is nothing to patch"):
         patched(adapter_folders=[record.adapter], out=tmp_path / "again", patch=told(nll=1.1))
+
+
+def test_a_prompt_that_cannot_be_compared_has_moved(ending_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = OnlineTrainer(base_folder=ending_model_dir, adapter_folders=[], settings=settings_of("sft"), anchors=None)
+    watch, lenient = Watch(trainer, FAR, greedy, 4), told(max_kl=1e9, tie_kl=1e9)
+    assert not checked(watch.compare(), lenient).moved
+    monkeypatch.setattr(ExactTeacher, "kl_sum", lambda _self, _lm, _index, now_NV: now_NV.sum() * float("nan"))
+    found = checked(watch.compare(), lenient)
+    assert len(found.moved) == len(FAR)
+    assert "expected neighbouring prompts to check, found none" in problem_of(checked([], lenient), found, lenient)
 
 
 def test_a_near_tie_is_counted_and_has_not_moved() -> None:

@@ -19,9 +19,9 @@ from incremental_llm.adapters.lora import read_adapter, write_adapter
 from incremental_llm.dataset.examples import Example
 from incremental_llm.training.adapter import new_adapter
 from incremental_llm.training.batching import Row, tokenize
-from incremental_llm.training.regularizers import ewc
+from incremental_llm.training.regularizers import ewc, memory
 from incremental_llm.training.regularizers.factors import lora_layers
-from incremental_llm.training.regularizers.memory import read_dark
+from incremental_llm.training.regularizers.memory import DarkLogits, read_dark
 from incremental_llm.training.regularizers.orthogonal import Orthogonality
 from incremental_llm.training.regularizers.teachers import kl_sum, lumped_kl_sum
 from incremental_llm.training.scoring import attach_labelled_head
@@ -264,14 +264,49 @@ def test_a_fresh_adapters_own_fisher_is_zero_but_the_folded_one_is_not(tiny_mode
     assert all(tensor.sum() > 0 for tensor in folded.values())
 
 
-def test_earlier_fishers_fade_and_layers_of_either_are_kept() -> None:
+def test_fishers_add_up_and_earlier_ones_fade() -> None:
     before = {"a.row": torch.full((2,), 3.0), "b.row": torch.ones(1)}
     found = ewc.accumulated(before, {"a.row": torch.ones(2), "c.row": torch.ones(1)}, 0.75)
     assert {name: tensor.tolist() for name, tensor in found.items()} == {
-        "a.row": [2.5, 2.5],
-        "b.row": [1.0],
+        "a.row": [3.25, 3.25],
+        "b.row": [0.75],
         "c.row": [1.0],
     }
+    both = ewc.accumulated({"a.row": torch.ones(1)}, {"a.row": torch.ones(1)}, 1.0)
+    assert both["a.row"].item() == 2  # two nights that need a weight equally hold it twice as hard
+
+
+def test_the_dark_distance_is_that_of_the_kept_logits_alone() -> None:
+    kept = DarkLogits(torch.tensor([[0, 2], [1, 3]], dtype=torch.int32), torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
+    now_NV = torch.tensor([[1.5, 9.0, 2.0, 9.0], [9.0, 1.0, 9.0, -4.0]], requires_grad=True)
+    distance = memory._distance(kept, now_NV)
+    assert distance.item() == pytest.approx((0.25 + 0.0) / 2 + (1.0 + 9.0) / 2)
+    (gradient,) = torch.autograd.grad(distance, [now_NV])
+    assert gradient.tolist() == [[0.5, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, -3.0]]
+
+
+@pytest.mark.parametrize("objective", list(KINDS))
+def test_dark_starts_at_the_policy_that_stored_the_logits_and_keeps_near_it(
+    objective: str, nights: Callable[..., Any], tiny_model_dir: Path, tiny_tokenizer: Any
+) -> None:
+    """The second night's policy is at first the very one that stored them: what is left is their rounding to bf16."""
+    first, held = nights("dark", objective)
+    _, free = nights("dark", objective, "free", dark={"weight": 1e-9})
+    at_first, farthest = held.phases[0].terms["dark"][0] / 20, max(free.phases[0].terms["dark"]) / 1e-9
+    assert at_first < 0.05 * farthest
+    rows = {e.id: tokenize(tiny_tokenizer, e).rows[0] for e in examples_of(KINDS[objective])[:6]}
+    stored = read_dark(first.adapter)
+
+    def distance(after: Any) -> float:
+        model = load_stack(tiny_model_dir, [first.adapter, after.adapter], dtype=torch.float32)
+        total = 0.0
+        for name in stored.keys() & rows.keys():
+            ids = torch.tensor([rows[name].prompt + rows[name].completion])
+            with torch.no_grad():
+                total += memory._distance(stored[name], model(ids).logits[0, len(rows[name].prompt) - 1 : -1]).item()
+        return total
+
+    assert distance(held) < 0.8 * distance(free)
 
 
 def test_an_increment_leaves_its_fisher_and_its_logits_beside_its_adapter(nights: Callable[..., Any]) -> None:

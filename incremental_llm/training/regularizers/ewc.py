@@ -6,7 +6,8 @@ The Fisher information F says how far the policy's answers move when a weight do
 1/2 d F d for a small change d of the weights (Kirkpatrick et al. 2017). It is estimated once, at the end of an
 increment, on the rows that it trained (new ones and the replay sample), and lies beside the adapter: no old data is
 read again. Labels are drawn from the model itself, so this is the true Fisher and not the "empirical" one (Kunstner et
-al. 2019). Earlier estimates are kept with a decay (online EWC, Schwarz et al. 2018).
+al. 2019). Earlier estimates are added with a decay (online EWC, Schwarz et al. 2018): a weight that several increments
+need is held by the sum, and no increment by less than its own estimate.
 
 A fresh adapter has B = 0, where the Fisher of A is exactly 0: EWC on its factors would do nothing. So for a stack F is
 that of the folded weights W, kept by row and column as in Adafactor (Shazeer & Stern 2018), F_OI = r_O c_I / sum(r),
@@ -33,7 +34,7 @@ FISHER_FILE = "fisher.safetensors"
 
 Fisher = dict[str, torch.Tensor]
 """By `<module>.row` (O) and `<module>.column` (I) for folded weights, else by `<module>.A` and `<module>.B`, of their
-shapes; per labelled token, so that 1/2 d F d is in nats a token."""
+shapes; per labelled token, so that 1/2 d F d is in nats a token, of each increment that was added."""
 
 
 class FoldedEwc:
@@ -112,13 +113,11 @@ def estimate_fisher(model: Any, rows: Sequence[Row], autocast: Any, *, seed: int
 
 
 def accumulated(before: Mapping[str, torch.Tensor], new: Fisher, decay: float) -> Fisher:
-    """decay * before + (1 - decay) * new, so that its unit stays; what only one of them has is kept as it is."""
-    mixed = {
-        name: decay * tensor.to(new[name].device) + (1 - decay) * new[name]
-        for name, tensor in before.items()
-        if name in new
+    """decay * before + new (Schwarz et al. 2018, eq. 10): precisions add up, and old ones fade."""
+    faded = {name: decay * tensor for name, tensor in before.items()}
+    return faded | {
+        name: faded[name].to(tensor.device) + tensor if name in faded else tensor for name, tensor in new.items()
     }
-    return {**before, **new, **mixed}
 
 
 def write_fisher(folder: Path, fisher: Fisher) -> None:

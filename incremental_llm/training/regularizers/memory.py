@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from incremental_llm.training.batching import Row, TokenExample, length_sorted_chunks, pad_rows
 from incremental_llm.training.regularizers.teachers import teacher_of
+from incremental_llm.training.scoring import as_memory_allows
 from incremental_llm.training.settings import DarkSettings
 
 DARK_FILE = "dark_logits.safetensors"
@@ -136,7 +137,8 @@ def dark_logits(
     device = next(model.parameters()).device
     rows = [row for _, row in examples]
     found: dict[str, DarkLogits] = {}
-    for chunk in length_sorted_chunks(rows):
+
+    def look(chunk: list[int]) -> None:
         ids_BT, scored_BT = pad_rows([rows[i] for i in chunk])
         with autocast():
             logits_NV = model(input_ids=ids_BT.to(device), labelled_BT=scored_BT.to(device)).logits
@@ -144,6 +146,9 @@ def dark_logits(
             top = part_NV.float().topk(min(settings.top_k, part_NV.shape[-1]), dim=-1)
             kept = DarkLogits(top.indices.to("cpu", torch.int32), top.values.to("cpu", torch.bfloat16))
             found[examples[i][0]] = kept
+
+    for chunk in length_sorted_chunks(rows):
+        as_memory_allows(chunk, look)
     return found
 
 

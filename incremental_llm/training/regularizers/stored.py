@@ -86,6 +86,11 @@ def _sample(examples: Sequence[TokenExample], size: int, seed: int) -> list[Toke
     return random.Random(f"fisher:{seed}").sample(list(examples), min(size, len(examples)))
 
 
+def stored_beside(adapter: Path) -> Stored:
+    """What lies beside an adapter, to be handed on as it is."""
+    return Stored(read_fisher(adapter) or None, read_dark(adapter) or None)
+
+
 def copy_stored(source: Path, target: Path) -> None:
     """Copy what lies beside one adapter to another; the moments of its optimizer are not of that one."""
     for name in (FISHER_FILE, DARK_FILE):
