@@ -81,10 +81,14 @@ def resolve(name: str, *, say: Say = lambda line: None) -> ResolvedBase:
     Raises:
         BaseModelError: not found, damaged, or neither network nor cache; the message says what to do.
     """
-    local = Path(name).expanduser()
+    try:
+        local = Path(name).expanduser()
+        there = local.is_dir()
+    except (RuntimeError, OSError, ValueError) as error:  # no such user, a name too long, a null byte
+        raise BaseModelError(f"base model {name[:80]!r}: expected a name, a folder or a hub id ({error}).") from error
     if name in EMBEDDED:
         folder = _embedded(name, EMBEDDED[name], say)
-    elif local.is_dir():
+    elif there:
         folder = local.resolve()
     elif local.is_absolute() or name.startswith((".", "~")):
         raise BaseModelError(f"base model {name!r}: no such folder. Give a folder with config.json and safetensors.")

@@ -182,6 +182,11 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     node: Any = tree
     for parent in parents:
+        if isinstance(node, dict) and parent.isdigit():
+            raise ConfigError(
+                f"override {override!r}: expected a list before {parent!r} in the recipe, found none. Write the list "
+                "into the recipe first; a recipe by `illm init` has all of them."
+            )
         node = node[_position(override, parent, node)] if isinstance(node, list) else node.setdefault(parent, {})
         if not isinstance(node, dict | list):
             raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from jinja2 import TemplateError
@@ -239,7 +240,9 @@ def replayable(todo: Pending, dataset: CompiledDataset, config: RunConfig, quest
     true, false = todo.buffer.without(dataset.superseded | todo.superseded)
     agreed, turned = true.without_contradicted(outvoted)
     unasked, asked = agreed.without_questions(index.__contains__)
-    now = max((stored.event.time for stored in todo.events if stored.event.time), default=None)
+    newest = max((stored.event.time for stored in todo.events if stored.event.time), default=None)
+    # Not later than the clock: one event of next year would make everything old.
+    now = min(newest, datetime.now(UTC)) if newest else None
     kept, expired = unasked.without_expired(config.replay, todo.facts, now)
     tonight, disputed = kept.without_contradicted(lambda example: bool(people(example)))
     removed = (

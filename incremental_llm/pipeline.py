@@ -207,6 +207,7 @@ def _verdict(
     claim: Claim,
     superseded: Sequence[str],
 ) -> Decision:
+    claimed = {suite.name for suite in claim.corrections}  # by what was promised, not by what was measured
     return decide(
         candidate=candidate,
         production=production,
@@ -215,8 +216,8 @@ def _verdict(
         policy=config.gate,
         new_suites=claim.new,
         old_suites=claim.old,
-        corrections=(KEPT,) if KEPT in candidate.suites else (),
-        own_corrections=LEARNED if LEARNED in candidate.suites else None,
+        corrections=(KEPT,) if KEPT in claimed else (),
+        own_corrections=LEARNED if LEARNED in claimed else None,
         superseded_suites=superseded,
         unguarded_suites=config.suites.watch,
         gain_needed=claim.gain,

@@ -17,6 +17,8 @@ def parse_yaml(text: str, source: str, error_type: type[InputError]) -> Any:
     """
     try:
         return yaml.load(text, Loader=_EachKeyOnce)
+    except (ValueError, RecursionError) as error:  # a date that is none, a number without digits, a thousand brackets
+        raise error_type(f"{source}: not valid YAML ({error}).") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

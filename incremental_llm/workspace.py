@@ -155,7 +155,8 @@ class Workspace:
     def compile_preview(self) -> CompiledDataset:
         """The dataset that the next increment would be made from; writes nothing."""
         questions = all_questions(self.config.suites.folder)
-        todo = self._next_run(self.suites(), questions).todo
+        suites = self.suites() if self.config.suites.names else ()  # on the first day there is none
+        todo = self._next_run(suites, questions).todo
         return pending.compile_pending(todo, self.config, questions, self.tokenizer)
 
     def plan(self) -> RunPlan:
@@ -433,7 +434,8 @@ class Workspace:
         """Lines refused by imports that no earlier night has shown."""
         shown = {line for night in nights for line in night.refused_lines}
         refused = self.store.all_refused_lines()
-        lines = [f"{Path(source).name} line {number}: {reason}" for source, number, reason in refused]
+        # With its folder: logs of different days often have one name.
+        lines = [f"{'/'.join(Path(source).parts[-2:])} line {n}: {reason}" for source, n, reason in refused]
         return [line for line in lines if line not in shown]
 
     def _next_run(self, suites: Sequence[Suite], questions: Sequence[str]) -> Run:

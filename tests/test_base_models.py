@@ -72,6 +72,12 @@ def test_a_missing_shard_is_named(base: Path) -> None:
         resolve(str(base))
 
 
+@pytest.mark.parametrize("name", ["~no-such-user/x", "x" * 5000])
+def test_a_name_that_is_no_name_is_said_to_be_none(name: str) -> None:
+    with pytest.raises(BaseModelError, match="expected a name, a folder or a hub id"):
+        resolve(name)
+
+
 def test_a_config_that_is_no_json_is_named(base: Path) -> None:
     (base / "config.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(BaseModelError, match=r"config\.json: expected a JSON object"):

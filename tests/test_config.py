@@ -46,6 +46,8 @@ def test_an_override_reaches_into_a_list() -> None:
         ("gate.max_negative_flips=2", "gate.max_negative_flips: expected a number of at most 1, found 2"),
         ("compile.detect_rephrases=maybe", "compile.detect_rephrases: expected true or false, found 'maybe'"),
         ("base=7", "base: expected text, found 7"),
+        ("base=2026-02-30", "override 'base=2026-02-30': not valid YAML"),
+        ("gate.margins.0.x=1", "expected a list before '0' in the recipe, found none"),
         ("training.precision=fp8", "training.precision: expected one of 'auto', 'bf16' or 'fp32', found 'fp8'"),
         ("training.phases=[{objective: sft}]", "training.phases.0.learning_rate: expected a value, found none"),
         ("gate=", "gate: expected a section of keys and values, found nothing"),

@@ -36,6 +36,8 @@ def init(
     from incremental_llm.config import load_config
     from incremental_llm.workspace import Workspace
 
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder, or a name that is free, found a file.")
     recipe = folder / RECIPE
     found = recipe.is_file()
     settings = load_config(config or (recipe if found else None), overrides or ())

@@ -1,8 +1,8 @@
 """Measure stacks, and remember what was measured.
 
 The one design fact: a result belongs to exactly one stack (base, template, dtype, adapters) and one suite's content,
-and is kept under both digests. Production is therefore measured once, the night it was a candidate, and a suite that is
-new tonight is measured on both sides.
+and is kept under both digests and the versions that measured it. Production is therefore measured once, the night it
+was a candidate, and a suite that is new tonight is measured on both sides.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ class Measurement:
 
     def remembered(self, stack: Stack, name: str, key: str, make: Callable[[], Any]) -> Any:
         """What `make` gives, as JSON; once it was made for this stack and `key`, what is kept of it on the disk."""
-        kept = self.folder / stack.digest[:16] / f"{name}-{key[:16]}"
+        kept = self.folder / stack.digest[:16] / f"{name}-{key[:16]}-{json_digest(_instrument())[:8]}"
         if not is_complete(kept):
             made = make()
             with staged_folder(kept) as folder:
@@ -145,8 +146,16 @@ class Measurement:
         self._loaded = None
 
     def _path(self, stack: Stack, suite: Suite) -> Path:
-        key = json_digest([stack.digest, suite.name, suite.version, suite.digest, stack.quantization])
+        key = json_digest([stack.digest, suite.name, suite.version, suite.digest, stack.quantization, _instrument()])
         return self.folder / stack.digest[:16] / f"{suite.name}-{key[:16]}.json"
+
+
+def _instrument() -> list[str]:
+    """What a result depends on beside stack and suite: after an upgrade, production is measured anew too."""
+    import torch
+
+    packages = ("incremental_llm", "torch", "transformers")
+    return [*map(version, packages), "cuda" if torch.cuda.is_available() else "cpu"]
 
 
 def _read_kept(path: Path, stack: Stack, suite: Suite) -> EvaluationReport | None:

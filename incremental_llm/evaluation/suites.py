@@ -9,7 +9,8 @@ optionally superseded_by) beside `items.jsonl`, one item a line with an id and m
     preference        chosen, rejected: replies compared by log-likelihood
 
 The one design fact: everything is checked when it is loaded, down to "each accepted answer scores right by its own
-scorer", because an item that cannot be answered looks exactly like a model that cannot answer.
+scorer" and "no distractor is what the pattern asks for", because an item that cannot be answered looks exactly like a
+model that cannot answer.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from incremental_llm.chat import Message, json_digest, last_user_text
 from incremental_llm.errors import SuiteError
 from incremental_llm.evaluation.scorers import TEXT_SCORERS, normalise
+from incremental_llm.strict_json import parse_json
 from incremental_llm.strict_yaml import parse_yaml
 
 Scorer = Literal["contains", "exact", "regex", "choice", "preference"]
@@ -52,7 +54,7 @@ class Item(BaseModel):
     distractors: tuple[str, ...] | None = None
     pattern: str | None = None
     choices: tuple[str, ...] | None = None
-    answer: int | None = None
+    answer: int | None = Field(None, strict=True)
     chosen: str | None = None
     rejected: str | None = None
     note: str | None = None
@@ -69,13 +71,13 @@ class Suite(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, strict=True)
     scorer: Scorer
     description: str
     source: str
     licence: str
-    max_new_tokens: int = Field(default=32, ge=1)
-    min_items: int = Field(default=1, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1, strict=True)
+    min_items: int = Field(default=1, ge=1, strict=True)
     superseded_by: tuple[str, ...] = ()
     items: tuple[Item, ...]
 
@@ -195,7 +197,8 @@ def _read_items(path: Path, scorer: str) -> list[tuple[int, Item]]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
+            json.dumps(fields, ensure_ascii=False).encode("utf-8")  # half a character cannot be asked
         except ValueError as error:
             raise SuiteError(f"{path}:{number}: not valid JSON ({error}).") from error
         if not isinstance(fields, dict):
@@ -254,9 +257,13 @@ def _text_problem(item: Item, scorer: str) -> str:
         return "expected at least one accepted term, and no empty ones"
     if scorer == "regex":
         try:
-            return "the pattern matches the empty answer" if re.search(item.terms[0], "", re.IGNORECASE) else ""
+            found = re.compile(item.terms[0], re.IGNORECASE)
         except re.error as error:
             return f"the pattern is not valid ({error})"
+        if found.search(""):
+            return "the pattern matches the empty answer"
+        wrong = next((text for text in distractors if found.fullmatch(normalise(text))), None)
+        return f"the distractor {wrong!r} is what the pattern asks for" if wrong else ""
     for term in item.terms:
         if not score(term, item.terms, distractors):
             return f"the accepted answer {term!r} itself scores wrong: a distractor stands in it, or it has no letters"

@@ -48,9 +48,14 @@ def read_attempts(connection: Connection, first: int | None = None, last: int | 
     return tuple(Attempt.model_validate_json(body) for body in connection.scalars(query))
 
 
+_DIGITS = 18  # of a version: what the database can hold
+
+
 def resolve(connection: Connection, ref: int | str) -> Snapshot:
     """A snapshot by version or ref name."""
     named = re.fullmatch(r"v?(\d+)", ref) if isinstance(ref, str) else None
+    if named and len(named[1]) > _DIGITS:
+        raise UnknownRefError(f"version {ref}: expected at most {_DIGITS} digits, found {len(named[1])}")
     version = int(named[1]) if named else ref
     if isinstance(version, str):
         return _pointed_to(connection, version)

@@ -3,8 +3,8 @@
     python recipes/demo/run_nights.py [--seed 0] [--baseline] [--out demo]
 
 Each night imports its log and runs one increment with recipes/nightly_smollm2_cpu.yaml; the gate decides. Everything is
-kept below OUT/seedN, so the same command continues where it was stopped. It ends with the table, OUT/results.json and
-OUT/report.html.
+kept below OUT/seedN, so the same command continues where it was stopped. It ends with the table, OUT/results.json,
+OUT/report.html and what of its promises it kept; the exit code is 20 where one is broken.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 NIGHTS = 4
+BROKEN = 20  # exit code: everything ran, and did not show what it has to
 SUITES: dict[str, int] = {  # suite -> the night that teaches it; 0 is there from the start
     "general": 0,
     "shop_night1": 1,
@@ -56,14 +57,14 @@ def main() -> int:
                 from baseline import run_baseline
 
                 run_baseline(config_of(arguments, NIGHTS), logs(), SUITES, progress)
-        finish(arguments)
+        kept = finish(arguments)
     except IncrementalError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted: nothing is lost, the same command continues", file=sys.stderr)
         return 130
-    return 0
+    return 0 if kept else BROKEN
 
 
 def logs() -> list[Path]:
@@ -150,8 +151,9 @@ def remembered_peak(workspace: Path) -> Iterator[None]:
             write_json(kept, {"bytes": max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)})
 
 
-def finish(arguments: argparse.Namespace) -> None:
-    """The table, results.json and report.html."""
+def finish(arguments: argparse.Namespace) -> bool:
+    """The table, results.json and report.html; whether every promise is kept (promises.py)."""
+    from promises import promises
     from rich.console import Console
 
     from incremental_llm.artifacts import write_json
@@ -174,7 +176,11 @@ def finish(arguments: argparse.Namespace) -> None:
             },
         )
     data = replace(data, **baseline)
-    write_json(arguments.out / "results.json", results_json(data))
+    results = results_json(data)
+    for row in results["scores"].values():  # a night that was refused made no version: its column is there, and empty
+        for night in range(1, max(SUITES.values()) + 1):
+            row.setdefault(f"v{night}", None)
+    write_json(arguments.out / "results.json", results)
     write_report(data, arguments.out / "report.html")
     if sys.stdout.isatty():
         console = Console()
@@ -182,7 +188,10 @@ def finish(arguments: argparse.Namespace) -> None:
         print(below_the_matrix(data))
     else:
         print(plain_table(data))
+    told = promises(results, SUITES, SUPERSEDED)
+    print("\nWhat this demo has to show:\n" + "\n".join(promise.line for promise in told))
     print(f"next: open {arguments.out / 'report.html'}; talk to it: illm chat --set workspace={config.workspace}")
+    return all(promise.kept for promise in told)
 
 
 def read_baseline(workspace: Path) -> dict[str, Any]:

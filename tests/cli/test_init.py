@@ -77,6 +77,12 @@ def test_a_refused_init_leaves_nothing_behind(illm, workspace) -> None:
     assert Path("new/shop/incremental.yaml").is_file()
 
 
+def test_init_into_a_file_is_refused(illm, workspace) -> None:
+    Path("shop").write_text("", encoding="utf-8")
+    done = illm("init", "shop")
+    assert done.exit_code == 2 and "shop: expected a folder, or a name that is free, found a file" in done.stderr
+
+
 def test_init_resumes_after_a_failure(illm, workspace) -> None:
     workspace.fail = ConnectionError("no network")
     assert illm("init").exit_code == 1

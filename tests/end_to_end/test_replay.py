@@ -179,8 +179,11 @@ def test_a_killed_run_goes_on_with_what_production_said(
 
 def test_expiry_and_tokens_bound_what_the_snapshot_holds(tmp_path: Path, tiny_config: Config) -> None:
     bounds = {"max_increments": 1, "max_days": 1.5, "capacity_tokens": {"sft": 500}}
+    late = {"type": "ping", "id": "late", "time": "2999-01-01T00:00:00Z"}  # by a clock that is wrong
     with Workspace.create(recipe(tiny_config(), bounds)) as workspace:
-        _, second, third = nights(tmp_path, workspace, TRUE, FALSE, TRUE)
+        _, second = nights(tmp_path, workspace, TRUE, FALSE)
+        workspace.import_feedback(write_log(tmp_path / "late.jsonl", [late]))
+        (third,) = nights(tmp_path, workspace, TRUE)
         assert not any("older" in note for note in second.notes)
         held = [len(outcome.buffer.of_kind("sft")) for outcome in (second, third)]
         gone = [note for note in third.notes if "are older than the recipe keeps them" in note]

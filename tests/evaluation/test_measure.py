@@ -42,6 +42,18 @@ def test_what_was_made_once_is_read_and_damage_is_seen(measured: Measurement, st
         measured.remembered(stack, "x", "a" * 64, make)
 
 
+def test_what_another_version_measured_is_measured_anew(
+    measured: Measurement, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from incremental_llm.evaluation import measure
+
+    made: list[int] = []
+    for number in ("1.0", "1.0", "1.1"):
+        monkeypatch.setattr(measure, "version", lambda _package, number=number: number)
+        measured.remembered(stack, "x", "a" * 64, lambda: made.append(1))
+    assert len(made) == 2
+
+
 def test_an_answer_that_does_not_end_and_a_prompt_that_does_not_fit_are_none(
     measured: Measurement, stack: Stack
 ) -> None:

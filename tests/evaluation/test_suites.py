@@ -90,6 +90,7 @@ def test_a_missing_suite_names_the_nearest(tmp_path: Path) -> None:
         ({**HEAD, "scorer": "contain"}, r"found 'contain', did you mean 'contains'\?"),
         ({**HEAD, "name": "other"}, "expected name 'shop' as the folder's, found 'other'"),
         ({**HEAD, "version": 0}, "suite.yaml: version: "),
+        ({**HEAD, "version": True}, "suite.yaml: version: "),
         ({**HEAD, "items": []}, "unknown key 'items'"),
         ({k: v for k, v in HEAD.items() if k != "licence"}, "licence: Field required"),
         ({**HEAD, "min_items": 3}, r"expected at least 3 items \(min_items\), found 2"),
@@ -117,6 +118,12 @@ def test_a_wrong_head_is_refused(tmp_path: Path, head: dict[str, Any], message: 
         ("contains", [{**item(accept=["x"]), "messages": [{"role": "users", "content": "x"}]}], "messages.0.role"),
         ("regex", [item(pattern="(")], "the pattern is not valid"),
         ("regex", [item(pattern="x*")], "matches the empty answer"),
+        (
+            "regex",
+            [item(pattern="thirty days", distractors=["Thirty days"])],
+            "distractor .* is what the pattern asks for",
+        ),
+        ("choice", [item(choices=["x", "y"], answer=True)], "answer: Input should be a valid integer"),
         ("choice", [item(choices=["x"], answer=0)], "at least two different"),
         ("choice", [item(choices=["x", "y"], answer=2)], "answer between 0 and 1, found 2"),
         ("preference", [item(chosen="x", rejected="x ")], "two different, non-empty replies"),
@@ -148,6 +155,14 @@ def test_every_scorer_has_its_keys(tmp_path: Path, scorer: str, fields: dict[str
         ("suite.yaml", "name: shop\nversion: 1\nversion: 2\n", "suite.yaml:3: .*found 'version' again after line 2"),
         ("items.jsonl", "\n{", "items.jsonl:2: not valid JSON"),
         ("items.jsonl", "[1]", "items.jsonl:1: expected an object"),
+        ("suite.yaml", "source: 2026-02-30\n", "suite.yaml: not valid YAML .*day"),
+        ("items.jsonl", "[" * 100_000, "items.jsonl:1: not valid JSON"),
+        (
+            "items.jsonl",
+            '{"id": "a", "accept": ["x"], "accept": ["y"]}',
+            "items.jsonl:1: not valid JSON .the key 'accept' twice",
+        ),
+        ("items.jsonl", '{"id": "\\ud800"}', "items.jsonl:1: not valid JSON .*surrogates not allowed"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(tmp_path: Path, name: str, text: str, message: str) -> None:

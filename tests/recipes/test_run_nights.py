@@ -63,7 +63,7 @@ def test_the_demo_ends_with_its_results_and_takes_up_where_it_was_stopped(
     out = tmp_path / "demo"
     arguments = ["run_nights.py", "--seed", "3", "--out", str(out), "--recipe", str(recipe), "--baseline"]
     monkeypatch.setattr(sys, "argv", arguments)
-    assert script.main() == 0
+    assert script.main() == 20  # nothing of what the demo has to show was shown
     first = capsys.readouterr().out
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert [night["decision"] for night in results["nights"]] == ["rejected", "rejected"]
@@ -73,11 +73,13 @@ def test_the_demo_ends_with_its_results_and_takes_up_where_it_was_stopped(
     assert set(results["scores"]["shop_night1"]["base"]) == {"score", "low", "high", "n"}
     assert results["baseline"]["scores"].keys() == results["scores"].keys()
     assert "shop_night2" in first
+    assert "BROKEN  nights 1 to 2 are promoted and the false one is not: rejected, rejected" in first
+    assert results["scores"]["shop_night1"]["v1"] is None
     assert "<svg" in (out / "report.html").read_text(encoding="utf-8")
 
     decided = sorted((out / "seed3" / "runs").glob("*/night.json"))
     times = [path.stat().st_mtime_ns for path in decided]
-    assert script.main() == 0
+    assert script.main() == 20
     again = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert [path.stat().st_mtime_ns for path in decided] == times
     assert {**again, "peak_memory_bytes": 0} == {**results, "peak_memory_bytes": 0}

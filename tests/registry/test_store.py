@@ -205,6 +205,8 @@ def test_unknown_refs_name_the_nearest(world):
         world.registry.get("prodction")
     with pytest.raises(UnknownRefError, match="version 4: expected one of 0 to 0"):
         world.registry.get("v4")
+    with pytest.raises(UnknownRefError, match="at most 18 digits, found 23"):
+        world.registry.get("9" * 23)
     with pytest.raises(UnknownRefError):
         world.registry.history("canary")
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from incremental_llm.errors import InputError
 from incremental_llm.feedback.events import Event, EventError, UnknownEvent, parse_event
 from incremental_llm.feedback.store import FeedbackStore, ImportMark, ImportStep
+from incremental_llm.strict_json import parse_json
 
 BATCH_LINES = 1000
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -203,17 +204,11 @@ def _parsed(lines: Sequence[_Line], first: int) -> _Batch:
 
 def _parse(raw: bytes) -> Event:
     try:
-        obj: Any = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        obj: Any = parse_json(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise EventError(f"expected UTF-8, found byte 0x{raw[error.start]:02x} at position {error.start + 1}") from None
-    except RecursionError:
-        raise EventError("expected an event, found JSON nested too deeply") from None
     except json.JSONDecodeError as error:
         raise EventError(f"expected JSON, found an error at position {error.pos + 1}: {error.msg}") from None
     except ValueError as error:
         raise EventError(f"expected JSON, found {error}") from None
     return parse_event(obj)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name}, which is not JSON")

@@ -53,18 +53,20 @@ def test_a_bad_line_is_named_and_the_rest_goes_in(store: FeedbackStore, tmp_path
         served("i1", "other"),
         json.dumps({"type": "thumb", "id": "t1", "time": TIME, "interaction": "later", "user": "u", "value": 1}),
         '{"type":"ping","n":NaN}',
+        '{"type":"ping","value":-1,"value":1}',
         "[" * 100_000,
         served("i2"),
     )
     report = import_jsonl(store, path)
-    assert (report.lines, report.added, report.duplicates, report.blank, report.waiting) == (10, 4, 1, 1, 1)
+    assert (report.lines, report.added, report.duplicates, report.blank, report.waiting) == (11, 4, 1, 1, 1)
     assert report.unknown_types == {"page_view": 1}
     reasons = {refused.line: refused.reason for refused in report.refused}
-    assert reasons.keys() == {2, 6, 8, 9}
+    assert reasons.keys() == {2, 6, 8, 9, 10}
     assert "expected JSON, found an error at position" in reasons[2]
     assert "id 'i1' is stored with other content" in reasons[6]
     assert "NaN" in reasons[8]
-    assert "nested too deeply" in reasons[9] or "expected JSON" in reasons[9]
+    assert "the key 'value' twice" in reasons[9]
+    assert "nested too deeply" in reasons[10] or "expected JSON" in reasons[10]
 
 
 def test_bytes_that_are_no_utf8_are_one_bad_line(store: FeedbackStore, tmp_path: Path) -> None:
