@@ -17,8 +17,8 @@ from incremental_llm.training.batching import Row, pad_rows
 from incremental_llm.training.losses import dpo_losses
 from incremental_llm.training.scoring import row_logps
 
-# Nats a token by which two batches of the same rows may differ, on average: bf16 logits of 20 to 30 are rounded by 0.06,
-# fp32 ones on a GPU may be products in TF32. Another row's or side's reference is off by a nat and more.
+# Nats a token by which two batches of the same rows may differ, on average: bf16 logits of 20 to 30 are rounded by
+# 0.06, fp32 ones on a GPU may be products in TF32. Another row's or side's reference is off by a nat and more.
 _ROUNDING_16, _ROUNDING_32 = 0.5, 0.02
 
 
