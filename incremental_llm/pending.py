@@ -240,9 +240,9 @@ def replayable(todo: Pending, dataset: CompiledDataset, config: RunConfig, quest
     true, false = todo.buffer.without(dataset.superseded | todo.superseded)
     agreed, turned = true.without_contradicted(outvoted)
     unasked, asked = agreed.without_questions(index.__contains__)
-    newest = max((stored.event.time for stored in todo.events if stored.event.time), default=None)
-    # Not later than the clock: one event of next year would make everything old.
-    now = min(newest, datetime.now(UTC)) if newest else None
+    times = (stored.event.time for stored in todo.events)
+    clock = datetime.now(UTC)  # what is later has a wrong time: one event of next year would make everything old
+    now = max((time for time in times if time and time <= clock), default=None)
     kept, expired = unasked.without_expired(config.replay, todo.facts, now)
     tonight, disputed = kept.without_contradicted(lambda example: bool(people(example)))
     removed = (

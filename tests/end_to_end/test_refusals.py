@@ -155,7 +155,7 @@ def test_a_refused_line_is_shown_once(tmp_path: Path, tiny_config: Config) -> No
         for _ in range(2):
             assert len(workspace.import_feedback(log).refused) == 1
         (line,) = workspace._refused_lines([])
-        assert line.startswith("n1.jsonl line 1: expected JSON")
+        assert line.startswith(f"{tmp_path.name}/n1.jsonl line 1: expected JSON")
 
 
 def test_what_ends_a_suites_truth_is_part_of_its_version(tmp_path: Path, tiny_config: Config) -> None:
