@@ -189,7 +189,7 @@ def finish(arguments: argparse.Namespace) -> bool:
     else:
         print(plain_table(data))
     told = promises(results, SUITES, SUPERSEDED)
-    print("\nWhat this demo has to show:\n" + "\n".join(promise.line for promise in told))
+    print("What this demo has to show:\n" + "\n".join(promise.line for promise in told))
     print(f"next: open {arguments.out / 'report.html'}; talk to it: illm chat --set workspace={config.workspace}")
     return all(promise.kept for promise in told)
 
