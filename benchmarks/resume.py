@@ -1,6 +1,6 @@
 """Resume at every step of a 20-step run and compare the adapter with the uninterrupted one, bit by bit.
 
-    python benchmarks/resume.py              # SFT, DPO, KTO at stack depth 0 and 3: 120 cases, about five minutes
+    python benchmarks/resume.py              # SFT, DPO, KTO at stack depth 0 and 3: 120 cases, five minutes and more
 
 A run is cut by giving its folder back with nothing but the checkpoint after step k: what a kill leaves. The model is a
 random Llama of two layers with SmolLM2's tokenizer, with LoRA dropout, an anchor and replay KL on, so that every random
