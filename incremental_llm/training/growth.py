@@ -23,7 +23,7 @@ from incremental_llm.artifacts import staged_folder, verify_folder, write_json
 from incremental_llm.errors import ConfigError
 from incremental_llm.training.adapter import new_adapter
 from incremental_llm.training.regularizers.factors import lora_layers
-from incremental_llm.training.regularizers.stored import copy_stored
+from incremental_llm.training.regularizers.stored import stored_beside
 from incremental_llm.training.settings import TrainingSettings
 
 RECORD = "training.json"
@@ -125,7 +125,7 @@ def consolidated(adapter_folders: Sequence[Path], out: Path, settings: TrainingS
     }
     with staged_folder(out) as staged:
         write_adapter(staged, total.modules, base_name, scaling=total.scaling)
-        copy_stored(newest, staged)
+        stored_beside(newest).write(staged)
         write_json(staged / RECORD, record)
     verify_folder(out)
     return note

@@ -7,7 +7,6 @@ later increment needs old data. They lie in the adapter's folder: the snapshot t
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 from incremental_llm.training.batching import TokenExample
 from incremental_llm.training.regularizers.ewc import (
-    FISHER_FILE,
     Fisher,
     accumulated,
     estimate_fisher,
@@ -23,7 +21,7 @@ from incremental_llm.training.regularizers.ewc import (
     read_fisher,
     write_fisher,
 )
-from incremental_llm.training.regularizers.memory import DARK_FILE, DarkLogits, dark_logits, read_dark, write_dark
+from incremental_llm.training.regularizers.memory import DarkLogits, dark_logits, read_dark, write_dark
 from incremental_llm.training.settings import TrainingSettings
 
 
@@ -87,12 +85,5 @@ def _sample(examples: Sequence[TokenExample], size: int, seed: int) -> list[Toke
 
 
 def stored_beside(adapter: Path) -> Stored:
-    """What lies beside an adapter, to be handed on as it is."""
+    """What lies beside an adapter, to be handed on as it is; the moments of its optimizer are its own."""
     return Stored(read_fisher(adapter) or None, read_dark(adapter) or None)
-
-
-def copy_stored(source: Path, target: Path) -> None:
-    """Copy what lies beside one adapter to another; the moments of its optimizer are not of that one."""
-    for name in (FISHER_FILE, DARK_FILE):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
