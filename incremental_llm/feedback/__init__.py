@@ -37,7 +37,7 @@ from incremental_llm.feedback.events import (
     parse_event,
     references,
 )
-from incremental_llm.feedback.importers.jsonl import ImportReport, RefusedLine, import_jsonl
+from incremental_llm.feedback.importers import ImportReport, RefusedRow, import_file, import_jsonl
 from incremental_llm.feedback.redact import personal_data
 from incremental_llm.feedback.sequence import Refused
 from incremental_llm.feedback.store import AppendReport, FeedbackStore, StoredEvent
@@ -54,12 +54,13 @@ __all__ = [
     "PolicyChange",
     "Preference",
     "Refused",
-    "RefusedLine",
+    "RefusedRow",
     "Rephrase",
     "StoredEvent",
     "Thumb",
     "UnknownEvent",
     "event_to_dict",
+    "import_file",
     "import_jsonl",
     "parse_event",
     "personal_data",

@@ -6,50 +6,20 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from incremental_llm.errors import InputError
 from incremental_llm.feedback.events import Event, EventError, UnknownEvent, parse_event
+from incremental_llm.feedback.importers.report import ImportReport, Progress, RefusedRow
 from incremental_llm.feedback.store import FeedbackStore, ImportMark, ImportStep
 from incremental_llm.strict_json import parse_json
 
 BATCH_LINES = 1000
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in the file) after every batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedLine:
-    """A line that did not become an event: its number from 1 on, and why."""
-
-    line: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """What one import did.
-
-    `lines` were read now, `resumed` lines before them by an earlier import of the same file. Of those read now `added`
-    are new, `duplicates` were stored already and `blank` are empty. `waiting` is how many events the store holds that
-    wait for their interaction. `unknown_types` counts the events read now that are kept but not understood. `refused`
-    names every refused line of the file, those of earlier imports included.
-    """
-
-    lines: int
-    added: int
-    duplicates: int
-    waiting: int
-    unknown_types: dict[str, int]
-    refused: tuple[RefusedLine, ...]
-    blank: int = 0
-    resumed: int = 0
 
 
 @dataclass
@@ -112,12 +82,13 @@ def _import(store: FeedbackStore, path: Path, stream: BinaryIO, progress: Progre
             progress(stream.tell(), size)
     refused = dict(store.refused_lines(mark.source)) | total.open_refused
     return ImportReport(
-        lines=total.lines,
+        rows=total.rows,
+        taken=total.taken,
         added=total.added,
         duplicates=total.duplicates,
         waiting=store.waiting_count(),
         unknown_types=dict(sorted(total.unknown.items())),
-        refused=tuple(RefusedLine(line, reason) for line, reason in sorted(refused.items())),
+        refused=tuple(RefusedRow(line, reason) for line, reason in sorted(refused.items())),
         blank=total.blank,
         resumed=start,
     )
@@ -127,7 +98,8 @@ def _import(store: FeedbackStore, path: Path, stream: BinaryIO, progress: Progre
 class _Totals:
     """What was read in this call."""
 
-    lines: int = 0
+    rows: int = 0
+    taken: int = 0
     added: int = 0
     duplicates: int = 0
     blank: int = 0
@@ -140,7 +112,8 @@ class _Totals:
         report = store.append(batch.events, step=step)
         if mark is None:
             self.open_refused = batch.refused | {batch.numbers[r.position]: r.reason for r in report.refused}
-        self.lines += batch.lines
+        self.rows += batch.lines
+        self.taken += len(batch.events) - len(report.refused)
         self.added += report.added
         self.duplicates += report.duplicates
         self.blank += batch.blank
