@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)  # librdkafka's own lines
+# librdkafka's own lines, for whoever listens: several a second while a broker is away, and `say` gets what they mean.
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())
 
 _LONGEST_WAIT = 30.0
 _DENIED = (
@@ -103,13 +105,13 @@ class _Reader:
     def __init__(
         self, store: FeedbackStore, settings: StreamSettings, stop: threading.Event, say: Callable[[str], None]
     ) -> None:
-        self.store, self.settings, self.stop, self._say = store, settings, stop, say
+        self.store, self.settings, self.stop, self.say = store, settings, stop, say
         self.assigned: set[int] | None = None  # None until the group has said, and while it changes
         self.ended: set[int] = set()
         self.uncommitted: dict[int, int] = {}
         self.next: dict[int, int] = {}
         self.messages = self.added = self.duplicates = self.parked = self.waiting = self.deleted = 0
-        self.said = ""
+        self.troubles: set[int] = set()  # said already, since the last batch
         self.consumer = self._connected()
 
     def run(self, until_end: bool, progress: Callable[[ConsumeReport], None]) -> ConsumeReport:
@@ -195,6 +197,7 @@ class _Reader:
                 self.ended.add(place_of(message)[0])
         if batch.next:
             report = self._retried(lambda: self.store.append(batch.events, also=batch.save))
+            self.troubles.clear()
             self.messages += len(batch.events) + len(batch.parked)
             self.added += report.added
             self.duplicates += report.duplicates
@@ -277,9 +280,11 @@ class _Reader:
         return total
 
     def _on_error(self, error: KafkaError) -> None:
-        """Say what passes by itself; raise what does not."""
+        """Say what passes by itself, once until it has passed; raise what does not."""
         self._raise_lasting(error)
-        self.say(f"brokers: {error.name()}: {self.settings.without_secrets(error.str())}; going on")
+        if error.code() not in self.troubles:
+            self.troubles.add(error.code())
+            self.say(f"the brokers: {error.name()}: {self.settings.without_secrets(error.str())}; going on")
 
     def _raise_lasting(self, error: KafkaError) -> None:
         from confluent_kafka import KafkaError
@@ -320,9 +325,3 @@ class _Reader:
         """In one line, without the statement that failed: it holds what users said."""
         found = getattr(error, "orig", None) or error.args[0]
         return self.settings.without_secrets(found.str() if hasattr(found, "str") else found)
-
-    def say(self, line: str) -> None:
-        """Say something once, however often it happens in a row."""
-        if line != self.said:
-            self.said = line
-            self._say(line)

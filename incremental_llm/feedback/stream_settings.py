@@ -18,7 +18,7 @@ _OURS = {
     "partition.assignment.strategy": "partitions are assigned all at once",
     "group.protocol": "partitions are assigned all at once",
 }
-_SECRET = ("password", "secret", "pem", "token", "jaas", "oauthbearer", "sasl.username", "credentials")
+_SECRET = ("password", "secret", "pem", "token", "jaas", "oauthbearer", "credentials")
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,29 @@ def test_a_failure_while_partitions_are_assigned_ends_it(
     assert store.head() == 0
 
 
+def test_what_the_brokers_refuse_ends_it_at_once_and_shows_no_secret(
+    brokers: str, store: FeedbackStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanisms": "PLAIN", "sasl.username": "u"}
+    settings = StreamSettings(brokers, "t", "g", {**options, "sasl.password": "hunter2"}, answer_seconds=0.5)
+    said: list[str] = []
+    with pytest.raises(InputError, match="the right to read 't' as group 'g', found _AUTHENTICATION") as caught:
+        consume(store, settings, say=said.append)
+    assert "hunter2" not in "".join([str(caught.value), *said, *capfd.readouterr()])
+
+
+def test_brokers_that_are_away_are_named_once_and_not_by_the_second(
+    store: FeedbackStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    settings = StreamSettings("127.0.0.1:1", "t", "g", tries=2, answer_seconds=0.3, wait_seconds=0.01)
+    with pytest.raises(StreamError, match="expected the brokers to answer"):
+        consume(store, settings, say=said.append)
+    assert any("try 2 of 2" in line for line in said)
+    assert len(said) <= 3
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_librdkafka_does_not_know_is_said_without_the_value(brokers: str, store: FeedbackStore) -> None:
     settings = StreamSettings(brokers, "t", "g", {"sasl.pasword": "hunter2"})
     with pytest.raises(InputError, match=r'No such configuration property: "sasl.pasword"') as caught:
