@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from incremental_llm.errors import InputError
-from incremental_llm.feedback.events import Event, EventError, UnknownEvent, parse_event
+from incremental_llm.feedback.events import Event, EventError, UnknownEvent, read_event
 from incremental_llm.feedback.importers.report import ImportReport, Progress, RefusedRow
 from incremental_llm.feedback.store import FeedbackStore, ImportMark, ImportStep
-from incremental_llm.strict_json import parse_json
 
 BATCH_LINES = 1000
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -37,7 +35,7 @@ class _Batch:
             self.blank += 1
             return
         try:
-            self.events.append(_parse(raw))
+            self.events.append(read_event(raw))
             self.numbers.append(number)
         except EventError as error:
             self.refused[number] = str(error)
@@ -173,15 +171,3 @@ def _parsed(lines: Sequence[_Line], first: int) -> _Batch:
         else:
             batch.add(number, line.raw.removeprefix(_BOM) if number == 1 else line.raw)
     return batch
-
-
-def _parse(raw: bytes) -> Event:
-    try:
-        obj: Any = parse_json(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise EventError(f"expected UTF-8, found byte 0x{raw[error.start]:02x} at position {error.start + 1}") from None
-    except json.JSONDecodeError as error:
-        raise EventError(f"expected JSON, found an error at position {error.pos + 1}: {error.msg}") from None
-    except ValueError as error:
-        raise EventError(f"expected JSON, found {error}") from None
-    return parse_event(obj)
