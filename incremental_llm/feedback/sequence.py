@@ -43,6 +43,7 @@ class Appending:
         known = _known_interactions(self.connection, {name for event in events for name in references(event)})
         queue = _Queue(self.connection, [event.id for event in events if isinstance(event, Interaction)])
         rows: dict[str, dict[str, Any]] = {}
+        links: list[dict[str, str]] = []
         for event in events:
             position, self.position = self.position, self.position + 1
             data = event_to_dict(event)
@@ -62,12 +63,15 @@ class Appending:
                 "digest": digest,
                 "body": json.dumps(data, separators=(",", ":")),  # ASCII: any text column holds it, NUL included
             }
+            links += tables.link_rows(event.id, data)
             queue.join(event.id, missing)
             if isinstance(event, Interaction):
                 known.add(event.id)
                 for name in queue.arrived(event.id):
                     rows.setdefault(name, {})["seq"] = self._next()
         self._write(rows)
+        if links:
+            self.connection.execute(sa.insert(tables.links), links)
         queue.write()
 
     def finish(self) -> None:

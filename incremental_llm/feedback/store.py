@@ -31,6 +31,15 @@ class StoredEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class EventPlace:
+    """Where an event is: its place in the sequence, None while it waits for an interaction."""
+
+    id: str
+    type: str
+    seq: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class AppendReport:
     """What one append did: `added` and `duplicates` count its events; `waiting` counts all that the store holds."""
 
@@ -175,6 +184,22 @@ class FeedbackStore:
                 found |= {row.id: StoredEvent(row.seq, _load(row.body)) for row in rows}
         return found
 
+    def by_person(self, person: str) -> tuple[EventPlace, ...]:
+        """Everything that a user or reviewer said or asked, waiting events included, in order of arrival."""
+        return self._linked("person", person)
+
+    def about(self, name: str) -> tuple[EventPlace, ...]:
+        """Every event that names this one: feedback on an interaction, policy changes, in order of arrival."""
+        return self._linked("event", name)
+
+    def _linked(self, kind: str, target: str) -> tuple[EventPlace, ...]:
+        columns = (tables.events.c.id, tables.events.c.type, tables.events.c.seq)
+        wanted = sa.select(*columns).join(tables.links, tables.links.c.event_id == tables.events.c.id)
+        wanted = wanted.where(tables.links.c.kind == kind, tables.links.c.target == target)
+        with self._engine.connect() as connection:
+            rows = connection.execute(wanted.order_by(tables.events.c.arrival))
+            return tuple(EventPlace(row.id, row.type, row.seq) for row in rows)
+
     def counts(self) -> dict[str, int]:
         """How many events of each type the store holds, waiting ones included."""
         wanted = (
@@ -225,6 +250,11 @@ class FeedbackStore:
     def _check_schema(self) -> None:
         with self._engine.connect() as connection:
             found = tables.counter(connection, "schema")
+        if found < tables.SCHEMA_VERSION:
+            with self._writing() as connection:
+                if tables.counter(connection, "schema") < tables.SCHEMA_VERSION:  # no other process was faster
+                    tables.upgrade(connection)
+                found = tables.SCHEMA_VERSION
         if found != tables.SCHEMA_VERSION:
             raise InputError(
                 f"feedback store {self._shown()}: expected schema {tables.SCHEMA_VERSION}, found {found}. "

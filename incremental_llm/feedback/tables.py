@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool, StaticPool
@@ -11,7 +13,10 @@ from sqlalchemy.pool import NullPool, StaticPool
 from incremental_llm.artifacts import switch_to_wal
 from incremental_llm.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 had no `links`; `upgrade` makes them."""
+_UPGRADE_ROWS = 2000
+_LONGEST_ID = 200
 _BUSY_SECONDS = 60
 
 metadata = sa.MetaData()
@@ -30,6 +35,13 @@ waits = sa.Table(
     metadata,
     sa.Column("event_id", sa.String, primary_key=True),
     sa.Column("interaction_id", sa.String, primary_key=True, index=True),
+)
+links = sa.Table(
+    "feedback_links",
+    metadata,
+    sa.Column("kind", sa.String(8), primary_key=True),  # person: who speaks in the event; event: which it names
+    sa.Column("target", sa.String, primary_key=True),
+    sa.Column("event_id", sa.String, primary_key=True),
 )
 counters = sa.Table(
     "feedback_counters",
@@ -131,3 +143,32 @@ def create_tables(engine: sa.Engine) -> None:
 def counter(connection: sa.Connection, name: str) -> int:
     """The value of a counter: `seq` and `arrival` are the last numbers given out, `schema` the version."""
     return int(connection.execute(sa.select(counters.c.value).where(counters.c.name == name)).scalar_one())
+
+
+def link_rows(name: str, body: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The rows of `links` for an event, by its JSON; what could be no id is no target."""
+    people = [body.get(key) for key in ("user", "reviewer")]
+    named = [body.get(key) for key in ("interaction", "chosen", "rejected", "followup")]
+    if isinstance(body.get("supersedes"), list):
+        named += body["supersedes"]
+    found = [("person", target) for target in dict.fromkeys(filter(_is_id, people))]
+    found += [("event", target) for target in dict.fromkeys(filter(_is_id, named))]
+    return [{"kind": kind, "target": target, "event_id": name} for kind, target in found]
+
+
+def _is_id(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST_ID and value.isprintable()
+
+
+def upgrade(connection: sa.Connection) -> None:
+    """Bring a store of schema 1 to this one, within the caller's transaction."""
+    last = ""
+    while True:
+        wanted = sa.select(events.c.id, events.c.body).where(events.c.id > last).order_by(events.c.id)
+        rows = connection.execute(wanted.limit(_UPGRADE_ROWS)).all()
+        if not rows:
+            break
+        if made := [link for row in rows for link in link_rows(row.id, json.loads(row.body))]:
+            connection.execute(sa.insert(links), made)
+        last = rows[-1].id
+    connection.execute(sa.update(counters).values(value=SCHEMA_VERSION).where(counters.c.name == "schema"))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from incremental_llm.errors import InputError, IntegrityError
-from incremental_llm.feedback import Event, FeedbackStore, Thumb, parse_event
+from incremental_llm.feedback import Event, FeedbackStore, Thumb, parse_event, tables
 from incremental_llm.feedback.store import ImportMark, ImportStep
 
 TIME = "2026-11-01T12:00:00Z"
@@ -216,8 +216,48 @@ def test_a_store_of_another_version(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'f.db'}"
     FeedbackStore(url).close()
     _sql(tmp_path / "f.db", "UPDATE feedback_counters SET value = 9 WHERE name = 'schema'")
-    with pytest.raises(InputError, match="expected schema 1, found 9"):
+    with pytest.raises(InputError, match="expected schema 2, found 9"):
         FeedbackStore(url)
+
+
+def test_who_said_something_and_what_is_about_it(store: FeedbackStore) -> None:
+    change = {"type": "policy_change", "id": "c1", "time": TIME, "reviewer": "r1", "supersedes": ["i1", "i1", "t1"]}
+    odd = {"type": "page_view", "id": "v1", "user": "u", "interaction": ["i1"], "reviewer": "\x00"}
+    store.append([thumb("t2", "late"), served("i1"), served("i2"), thumb("t1", "i1"), prefers("p1", "i2", "i1")])
+    store.append([parse_event(change), parse_event(odd), thumb("t1", "i1")])
+    assert [place.id for place in store.by_person("u")] == ["t2", "i1", "i2", "t1", "p1", "v1"]
+    assert store.by_person("u")[0].seq is None and store.by_person("r1")[0].type == "policy_change"
+    assert [place.id for place in store.about("i1")] == ["t1", "p1", "c1"]
+    assert [place.id for place in store.about("t1")] == ["c1"]
+    assert store.about("nothing") == store.by_person("\x00") == ()
+
+
+def test_a_store_made_before_links_gets_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_UPGRADE_ROWS", 2)
+    file, events = tmp_path / "f.db", [served("i1"), thumb("t1", "i1"), served("i2"), prefers("p1", "i2", "i1")]
+    with FeedbackStore(f"sqlite:///{file}") as store:
+        store.append([*events, thumb("t9", "late")])
+        linked = store.by_person("u"), store.about("i1"), store.about("late")
+    _sql(file, "DROP TABLE feedback_links")
+    _sql(file, "UPDATE feedback_counters SET value = 1 WHERE name = 'schema'")
+    for _ in range(2):
+        with FeedbackStore(f"sqlite:///{file}") as store:
+            assert (store.by_person("u"), store.about("i1"), store.about("late")) == linked
+            assert len(linked[0]) == 5
+
+
+def test_an_upgrade_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "f.db"
+    with FeedbackStore(f"sqlite:///{file}") as store:
+        store.append([served("i1"), thumb("t1", "i1")])
+    _sql(file, "DELETE FROM feedback_links")
+    _sql(file, "UPDATE feedback_counters SET value = 1 WHERE name = 'schema'")
+    with monkeypatch.context() as broken:
+        broken.setattr(tables, "link_rows", lambda name, body: 1 / 0 if name == "t1" else [])
+        with pytest.raises(ZeroDivisionError):
+            FeedbackStore(f"sqlite:///{file}")
+    with FeedbackStore(f"sqlite:///{file}") as store:
+        assert [place.id for place in store.by_person("u")] == ["i1", "t1"]
 
 
 def test_a_body_changed_by_other_hands(tmp_path: Path, store: FeedbackStore) -> None:
