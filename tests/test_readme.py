@@ -66,7 +66,7 @@ def test_every_command_that_is_named_exists() -> None:
 
     root = typer.main.get_command(app)
     pages = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
-    named = {match for page in pages for match in re.findall(r"\billm ([a-z]+)(?: ([a-z]+))?", page)}
+    named = {match for page in pages for match in re.findall(r"\billm ([a-z-]+)(?: ([a-z-]+))?", page)}
     assert len(named) > 15
     for command, sub in named:
         assert command in root.commands, f"illm {command}"

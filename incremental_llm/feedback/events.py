@@ -154,7 +154,7 @@ class UnknownEvent(BaseModel):
 
 Event = Interaction | Thumb | Correction | Preference | Rephrase | PolicyChange | UnknownEvent
 
-_MODELS: dict[str, type[_Event]] = {
+EVENT_MODELS: dict[str, type[_Event]] = {
     "interaction": Interaction,
     "thumb": Thumb,
     "correction": Correction,
@@ -162,7 +162,7 @@ _MODELS: dict[str, type[_Event]] = {
     "rephrase": Rephrase,
     "policy_change": PolicyChange,
 }
-EVENT_TYPES = tuple(_MODELS)
+EVENT_TYPES = tuple(EVENT_MODELS)
 """The known types, as they stand in `type`."""
 
 
@@ -186,7 +186,7 @@ def parse_event(obj: Any) -> Event:
     if not isinstance(kind, str) or not kind:
         raise EventError(f"type: expected one of {', '.join(EVENT_TYPES)} or a type of your own, found {kind!r}")
     try:
-        model = _MODELS.get(kind)
+        model = EVENT_MODELS.get(kind)
         return _unknown(kind, obj) if model is None else model.model_validate(obj)  # type: ignore[return-value]
     except ValidationError as error:
         raise EventError("; ".join(_problem(detail, kind) for detail in error.errors(include_url=False))) from None
@@ -247,7 +247,7 @@ def _problem(detail: Any, kind: str) -> str:
     if detail["type"] == "missing":
         return f"{where}: missing"
     if detail["type"] == "extra_forbidden":
-        known = list(_MODELS[kind].model_fields) if kind in _MODELS else []
+        known = list(EVENT_MODELS[kind].model_fields) if kind in EVENT_MODELS else []
         near = difflib.get_close_matches(where, known, n=1, cutoff=0.5)
         return f"unknown field {where!r} of {kind}" + (f", did you mean {near[0]!r}?" if near else "")
     found = detail["input"]

@@ -34,7 +34,8 @@ class Appending:
         self.connection = connection
         self.seq = tables.counter(connection, "seq")
         self.arrival = tables.counter(connection, "arrival")
-        self.added = self.duplicates = self.position = 0
+        self.added = self.position = 0
+        self.repeated: list[int] = []
         self.refused: list[Refused] = []
 
     def add(self, events: Sequence[Event]) -> None:
@@ -83,7 +84,7 @@ class Appending:
 
     def _repeated(self, name: str, position: int, *, same: bool) -> None:
         if same:
-            self.duplicates += 1
+            self.repeated.append(position)
             return
         reason = (
             f"id {name!r} is stored with other content: expected the same content or a new id. "

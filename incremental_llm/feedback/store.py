@@ -32,12 +32,16 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class AppendReport:
-    """What one append did: `added` and `duplicates` count its events; `waiting` counts all that the store holds."""
+    """What one append did: `added` and `duplicates` count its events; `waiting` counts all that the store holds.
+
+    `repeated` holds the places of the duplicates in what was appended.
+    """
 
     added: int
     duplicates: int
     waiting: int
     refused: tuple[Refused, ...]
+    repeated: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +106,11 @@ class FeedbackStore:
         `step` (how far an import came, and what it refused) is stored in the same transaction. If anything raises,
         `events` included, nothing of it is stored.
         """
-        with self._writing() as connection:
-            batch = Appending(connection)
-            stream = iter(events)
-            while chunk := list(itertools.islice(stream, CHUNK)):
-                batch.add(chunk)
-            batch.finish()
+        with self.writing() as connection:
+            report = append_within(connection, events)
             if step is not None:
-                _save_step(connection, step, batch.refused)
-            return AppendReport(batch.added, batch.duplicates, _waiting_count(connection), tuple(batch.refused))
+                _save_step(connection, step, report.refused)
+            return report
 
     def head(self) -> int:
         """The last sequence number; 0 when the store is empty."""
@@ -200,7 +200,14 @@ class FeedbackStore:
             return tuple((row.source, row.line, row.reason) for row in rows)
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection to read by."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """One transaction, and the only one that writes meanwhile: committed at the end, undone if anything raises."""
         with self._engine.begin() as connection:
             # The first statement takes the write lock (the file's in SQLite, the row's in PostgreSQL): whoever holds it
             # sees all that was committed and alone hands out the next numbers.
@@ -220,6 +227,22 @@ class FeedbackStore:
 
     def _shown(self) -> str:
         return self._engine.url.render_as_string(hide_password=True)
+
+
+def append_within(connection: sa.Connection, events: Iterable[Event]) -> AppendReport:
+    """`FeedbackStore.append` for a caller that stores more in the same transaction, one of `FeedbackStore.writing`."""
+    batch = Appending(connection)
+    stream = iter(events)
+    while chunk := list(itertools.islice(stream, CHUNK)):
+        batch.add(chunk)
+    batch.finish()
+    return AppendReport(
+        added=batch.added,
+        duplicates=len(batch.repeated),
+        waiting=_waiting_count(connection),
+        refused=tuple(batch.refused),
+        repeated=tuple(batch.repeated),
+    )
 
 
 def _waiting_count(connection: sa.Connection) -> int:

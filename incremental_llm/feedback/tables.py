@@ -94,10 +94,7 @@ def _durable(connection: Any, _record: Any) -> None:
 def create_tables(engine: sa.Engine) -> None:
     """Create what is missing; several processes may do so at once."""
     with engine.begin() as connection:
-        for table in metadata.sorted_tables:
-            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-            for index in table.indexes:
-                connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+        create_missing(connection, metadata)
     for name, value in (("schema", SCHEMA_VERSION), ("seq", 0), ("arrival", 0)):
         try:
             with engine.begin() as connection:
@@ -105,6 +102,14 @@ def create_tables(engine: sa.Engine) -> None:
                     connection.execute(sa.insert(counters).values(name=name, value=value))
         except sa.exc.IntegrityError:
             continue  # another process was faster
+
+
+def create_missing(connection: sa.Connection, wanted: sa.MetaData) -> None:
+    """Create those tables and indexes that are not there."""
+    for table in wanted.sorted_tables:
+        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+        for index in table.indexes:
+            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
 def counter(connection: sa.Connection, name: str) -> int:
