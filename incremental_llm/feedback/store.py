@@ -21,6 +21,9 @@ from incremental_llm.feedback import tables
 from incremental_llm.feedback.events import Event, EventError, parse_event
 from incremental_llm.feedback.sequence import CHUNK, Appending, Refused, chunks
 
+_TAKE_TURN = sa.update(tables.counters).values(value=tables.counters.c.value).where(tables.counters.c.name == "seq")
+_COUNT_WAITING = sa.select(sa.func.count()).select_from(tables.events).where(tables.events.c.seq.is_(None))
+
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
@@ -211,9 +214,7 @@ class FeedbackStore:
         with self._engine.begin() as connection:
             # The first statement takes the write lock (the file's in SQLite, the row's in PostgreSQL): whoever holds it
             # sees all that was committed and alone hands out the next numbers.
-            connection.execute(
-                sa.update(tables.counters).values(value=tables.counters.c.value).where(tables.counters.c.name == "seq")
-            )
+            connection.execute(_TAKE_TURN)
             yield connection
 
     def _check_schema(self) -> None:
@@ -246,8 +247,7 @@ def append_within(connection: sa.Connection, events: Iterable[Event]) -> AppendR
 
 
 def _waiting_count(connection: sa.Connection) -> int:
-    wanted = sa.select(sa.func.count()).select_from(tables.events).where(tables.events.c.seq.is_(None))
-    return int(connection.execute(wanted).scalar_one())
+    return int(connection.execute(_COUNT_WAITING).scalar_one())
 
 
 def _save_step(connection: sa.Connection, step: ImportStep, refused: Iterable[Refused]) -> None:

@@ -112,6 +112,15 @@ def create_missing(connection: sa.Connection, wanted: sa.MetaData) -> None:
             connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
+_LAST_NUMBERS = sa.select(counters).where(counters.c.name.in_(("seq", "arrival")))
+
+
+def last_numbers(connection: sa.Connection) -> tuple[int, int]:
+    """The last place in the sequence and in the order of arrival that was given out."""
+    last = {row.name: int(row.value) for row in connection.execute(_LAST_NUMBERS)}
+    return last["seq"], last["arrival"]
+
+
 def counter(connection: sa.Connection, name: str) -> int:
     """The value of a counter: `seq` and `arrival` are the last numbers given out, `schema` the version."""
     return int(connection.execute(sa.select(counters.c.value).where(counters.c.name == name)).scalar_one())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import secrets
 import time
 import traceback
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from incremental_llm.feedback.api.problem import Problem, unavailable
 access_log = logging.getLogger("incremental_llm.ingest.access")
 _log = logging.getLogger("incremental_llm.ingest")
 
+_PROCESS = secrets.token_hex(6)
+
 
 class Boundary:
     """ASGI middleware; the log line holds neither bodies, headers nor anything else that a client wrote."""
@@ -28,12 +31,13 @@ class Boundary:
         self._app = app
         self._max_in_flight, self._in_flight = max_in_flight, 0
         self._observe = observe
+        self._ids = (f"{_PROCESS}-{number}" for number in itertools.count(1))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"] = uuid.uuid4().hex
+        state["request_id"] = next(self._ids)
         start, status = time.perf_counter(), 0
 
         async def answer(message: Message) -> None:

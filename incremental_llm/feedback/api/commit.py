@@ -53,6 +53,7 @@ class GroupCommit:
     Args:
         max_requests, max_bytes: how much may be queued; a single request always fits.
         group_events: a transaction takes no more requests once it has that many events.
+        gather_seconds: how long a transaction waits for company; a transaction costs as much as some ten events.
         keep_seconds: how long the answer to an idempotency key counts.
         observe: told about each transaction, in the writer's thread.
     """
@@ -64,12 +65,13 @@ class GroupCommit:
         max_requests: int = 2000,
         max_bytes: int = 1 << 26,
         group_events: int = 500,
+        gather_seconds: float = 0.005,
         keep_seconds: float = 7 * 86400.0,
         observe: Callable[[GroupFacts], None] = lambda facts: None,
     ) -> None:
         self._store = store
         self._max_requests, self._max_bytes, self._group_events = max_requests, max_bytes, group_events
-        self._keep_seconds = keep_seconds
+        self._gather_seconds, self._keep_seconds = gather_seconds, keep_seconds
         self._observe = observe
         self._queue: deque[_Queued] = deque()
         self._bytes = 0
@@ -141,6 +143,9 @@ class GroupCommit:
         with self._changed:
             while self._open and not self._queue:
                 self._changed.wait()
+        if self._open:
+            time.sleep(self._gather_seconds)
+        with self._changed:
             group: list[_Queued] = []
             events = 0
             while self._queue and (not group or events < self._group_events):

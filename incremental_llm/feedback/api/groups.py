@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from incremental_llm.feedback.api.tables import answers
 from incremental_llm.feedback.events import Event, parse_event, references
-from incremental_llm.feedback.sequence import chunks
+from incremental_llm.feedback.sequence import CHUNK, chunks
 from incremental_llm.feedback.store import AppendReport, FeedbackStore, append_within
 from incremental_llm.feedback.tables import events as event_table
 
-_EXPIRED_AT_ONCE = 1000
+# Built once: building a statement costs more than SQLite needs to run it.
+_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+_ANSWERS = sa.select(answers).where(answers.c.id.in_(_IDS))
+_OLD_ANSWERS = sa.select(answers.c.id).where(answers.c.stored <= sa.bindparam("since")).limit(CHUNK)
+_BODIES = sa.select(event_table.c.id, event_table.c.body).where(event_table.c.id.in_(_IDS))
+_WITHOUT_NUMBER = sa.select(event_table.c.id).where(event_table.c.id.in_(_IDS), event_table.c.seq.is_(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ def store_group(store: FeedbackStore, requests: Sequence[Request], keep_seconds:
     """
     now = time.time()
     with store.writing() as connection:
-        answered = _answered(connection, requests, now - keep_seconds)
+        answered, expired = _answered(connection, requests, now - keep_seconds)
         fresh: list[Request] = []
         first: dict[str, str] = {}  # body digests of the keys that come for the first time
         for request in requests:
@@ -79,7 +84,8 @@ def store_group(store: FeedbackStore, requests: Sequence[Request], keep_seconds:
         every = iter(_outcomes(connection, events, append_within(connection, events)))
         results = {id(request): tuple(next(every) for _ in request.entries) for request in fresh}
         new = {r.idempotency.id: (r.idempotency.body_digest, results[id(r)]) for r in fresh if r.idempotency}
-        _remember(connection, new, now, keep_seconds)
+        _forget(connection, expired, now - keep_seconds)
+        _remember(connection, new, now)
     answered |= new
     return [results[id(request)] if id(request) in results else _again(request, answered) for request in requests]
 
@@ -90,39 +96,47 @@ def _again(request: Request, answered: dict[str, tuple[str, Outcomes]]) -> Outco
     return outcomes if body_digest == request.idempotency.body_digest else None
 
 
-def _answered(connection: sa.Connection, requests: Iterable[Request], since: float) -> dict[str, tuple[str, Outcomes]]:
+def _answered(
+    connection: sa.Connection, requests: Iterable[Request], since: float
+) -> tuple[dict[str, tuple[str, Outcomes]], list[str]]:
+    """What the idempotency keys were answered with, and those of them that were answered too long ago."""
     found: dict[str, tuple[str, Outcomes]] = {}
+    expired: list[str] = []
     for ids in chunks(request.idempotency.id for request in requests if request.idempotency):
-        for row in connection.execute(sa.select(answers).where(answers.c.id.in_(ids), answers.c.stored > since)):
-            found[row.id] = (row.body_digest, tuple(Outcome(**one) for one in json.loads(row.outcomes)))
-    return found
+        for row in connection.execute(_ANSWERS, {"ids": ids}):
+            if row.stored > since:
+                found[row.id] = (row.body_digest, tuple(Outcome(*one) for one in json.loads(row.outcomes)))
+            else:
+                expired.append(row.id)
+    return found, expired
 
 
-def _remember(connection: sa.Connection, new: dict[str, tuple[str, Outcomes]], now: float, keep_seconds: float) -> None:
-    """Store new answers and remove some that are too old, about as many as come in at most."""
-    old = sa.select(answers.c.id).where(answers.c.stored <= now - keep_seconds).order_by(answers.c.stored)
-    connection.execute(sa.delete(answers).where(answers.c.id.in_(old.limit(_EXPIRED_AT_ONCE))))
-    if not new:
-        return
-    for ids in chunks(new):  # one that is too old, and was not among those
+def _forget(connection: sa.Connection, expired: Sequence[str], since: float) -> None:
+    """Remove answers that come again, and some others that are too old: as many as a group brings, or more."""
+    old = list(connection.scalars(_OLD_ANSWERS, {"since": since}))
+    for ids in chunks([*expired, *old]):
         connection.execute(sa.delete(answers).where(answers.c.id.in_(ids)))
-    rows = [
-        {"id": name, "body_digest": digest, "outcomes": _as_json(outcomes), "stored": int(now)}
-        for name, (digest, outcomes) in new.items()
-    ]
-    connection.execute(sa.insert(answers), rows)
+
+
+def _remember(connection: sa.Connection, new: dict[str, tuple[str, Outcomes]], now: float) -> None:
+    if new:
+        rows = [
+            {"id": name, "body_digest": digest, "outcomes": _as_json(outcomes), "stored": int(now)}
+            for name, (digest, outcomes) in new.items()
+        ]
+        connection.execute(sa.insert(answers), rows)
 
 
 def _as_json(outcomes: Outcomes) -> str:
-    return json.dumps([asdict(outcome) for outcome in outcomes], separators=(",", ":"))
+    return json.dumps([(one.id, one.outcome, one.reason) for one in outcomes], separators=(",", ":"))
 
 
 def _with_first_times(connection: sa.Connection, entries: Sequence[Entry]) -> list[Event]:
     """The events; one whose time the server gave has the time of the event with its id that came first, if any did."""
     times: dict[str, datetime | None] = {}
     for ids in chunks(entry.event.id for entry in entries if not entry.own_time):
-        wanted = sa.select(event_table.c.id, event_table.c.body).where(event_table.c.id.in_(ids))
-        times |= {row.id: parse_event(json.loads(row.body)).time for row in connection.execute(wanted)}
+        rows = connection.execute(_BODIES, {"ids": ids})
+        times |= {row.id: parse_event(json.loads(row.body)).time for row in rows}
     events: list[Event] = []
     for entry in entries:
         time_of_first = times.setdefault(entry.event.id, entry.event.time)
@@ -138,8 +152,7 @@ def _outcomes(connection: sa.Connection, events: Sequence[Event], report: Append
     repeated = frozenset(report.repeated)
     waiting: set[str] = set()
     for ids in chunks(event.id for event in events if references(event)):
-        unnumbered = sa.select(event_table.c.id).where(event_table.c.id.in_(ids), event_table.c.seq.is_(None))
-        waiting.update(connection.scalars(unnumbered))
+        waiting.update(connection.scalars(_WITHOUT_NUMBER, {"ids": ids}))
     for position, event in enumerate(events):
         if position in refused:
             yield Outcome(event.id, "refused", refused[position])

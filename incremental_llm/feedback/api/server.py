@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable
 
 from incremental_llm.errors import InputError
@@ -15,6 +16,8 @@ from incremental_llm.feedback.store import FeedbackStore
 PORT = 8712
 _GRACE_SECONDS = 30
 _CONNECTIONS = 4096
+_SWITCH_SECONDS = 0.001
+"""How long the writer may keep the interpreter when the event loop wants it."""
 
 
 def serve(
@@ -58,6 +61,7 @@ def serve(
     with _bound(host, port) as listening:
         address, found = listening.getsockname()[:2]
         ready(f"http://[{address}]:{found}" if ":" in address else f"http://{address}:{found}")
+        sys.setswitchinterval(_SWITCH_SECONDS)
         # uvicorn raises the signal once more at its end; it was obeyed by then.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)

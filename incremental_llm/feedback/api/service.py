@@ -15,10 +15,11 @@ from incremental_llm.feedback.api.body import parse_body, read_body
 from incremental_llm.feedback.api.commit import GroupCommit, NotStoredError, QueueFullError
 from incremental_llm.feedback.api.groups import Entry, Outcome, Outcomes
 from incremental_llm.feedback.api.intake import Caller, idempotency_key, prepare, users_of
-from incremental_llm.feedback.api.keys import Credentials, KeyTable
+from incremental_llm.feedback.api.keys import KeyTable
 from incremental_llm.feedback.api.limits import Buckets, take_all
 from incremental_llm.feedback.api.metrics import Metrics
 from incremental_llm.feedback.api.problem import Problem, later, unavailable
+from incremental_llm.feedback.api.refresh import FreshCredentials
 from incremental_llm.feedback.api.scopes import Scope
 from incremental_llm.feedback.api.settings import ApiSettings
 
@@ -38,12 +39,10 @@ class Service:
     ) -> None:
         self.metrics = metrics
         self.writer: GroupCommit | None = None
-        self._keys, self._settings, self._clock, self._now = keys, settings, clock, now
+        self._settings, self._now = settings, now
         self._by_key = Buckets(settings.key_rate, settings.key_burst, _MAX_KEYS, clock)
         self._by_user = Buckets(settings.user_rate, settings.user_burst, settings.max_users, clock)
-        self._credentials: Credentials | None = None
-        self._read_at = 0.0
-        self._reading = asyncio.Lock()
+        self._credentials = FreshCredentials(keys, settings.refresh_seconds, clock)
 
     async def one(self, request: Request, types: Sequence[str]) -> dict[str, Any]:
         """Store the one event of a request; raises Problem unless it is stored."""
@@ -97,7 +96,10 @@ class Service:
         return Caller(caller.key, caller.credentials, idempotency), body
 
     async def _caller(self, request: Request, *scopes: Scope) -> Caller:
-        credentials = await self._current_credentials()
+        try:
+            credentials = await self._credentials.current()
+        except sa.exc.SQLAlchemyError:
+            raise unavailable("a database that can be read", "one that fails") from None
         key = credentials.authenticate(request.headers.get("authorization"))
         if key is None:
             found = "one that is unknown or revoked" if "authorization" in request.headers else "none"
@@ -108,17 +110,6 @@ class Service:
             found = ", ".join(sorted(key.scopes))
             raise Problem(403, f"a key with the scope {' or '.join(scopes)}", found, "Use another key.")
         return Caller(key, credentials)
-
-    async def _current_credentials(self) -> Credentials:
-        """At most `refresh_seconds` old; one request reads, the others wait for it."""
-        async with self._reading:
-            if self._credentials is None or self._clock() - self._read_at >= self._settings.refresh_seconds:
-                try:
-                    self._credentials = await asyncio.to_thread(self._keys.credentials)
-                except sa.exc.SQLAlchemyError:
-                    raise unavailable("a database that can be read", "one that fails") from None
-                self._read_at = self._clock()
-            return self._credentials
 
     def _running_writer(self) -> GroupCommit:
         if self.writer is None or not self.writer.alive:
