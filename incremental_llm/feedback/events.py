@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     ValidationError,
     model_validator,
@@ -27,6 +28,7 @@ from incremental_llm.errors import InputError
 
 MAX_ID = 200
 """Longest id, in characters."""
+_PROBLEMS_SHOWN = 10
 
 
 class EventError(InputError):
@@ -42,6 +44,12 @@ def _plain_id(value: str) -> str:
 def _text_time(value: Any) -> Any:
     if not isinstance(value, str | datetime) or (isinstance(value, str) and re.fullmatch(r"[\d.\s+-]+", value)):
         raise ValueError("expected an ISO 8601 time with its zone, such as 2026-11-01T12:00:00Z")
+    return value
+
+
+def _not_empty(value: tuple[Message, ...]) -> tuple[Message, ...]:
+    if not value:
+        raise ValueError("expected at least one message")
     return value
 
 
@@ -75,7 +83,7 @@ class Interaction(_Event):
     type: Literal["interaction"] = "interaction"
     conversation: Id
     user: Id
-    messages: tuple[Message, ...] = Field(min_length=1)
+    messages: Annotated[tuple[Message, ...], FailFast(), AfterValidator(_not_empty)]
     reply: str
     model: str
     metadata: dict[str, Any] = Field(default_factory=dict)
@@ -134,7 +142,7 @@ class PolicyChange(_Event):
 
     type: Literal["policy_change"] = "policy_change"
     reviewer: Id
-    supersedes: tuple[Id, ...]
+    supersedes: Annotated[tuple[Id, ...], FailFast()]
     note: str = ""
 
 
@@ -189,7 +197,10 @@ def parse_event(obj: Any) -> Event:
         model = EVENT_MODELS.get(kind)
         return _unknown(kind, obj) if model is None else model.model_validate(obj)  # type: ignore[return-value]
     except ValidationError as error:
-        raise EventError("; ".join(_problem(detail, kind) for detail in error.errors(include_url=False))) from None
+        details = error.errors(include_url=False)
+        shown = [_problem(detail, kind) for detail in details[:_PROBLEMS_SHOWN]]
+        more = len(details) - len(shown)
+        raise EventError("; ".join([*shown, *([f"and {more} more"] if more else [])])) from None
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -13,9 +13,10 @@ from incremental_llm.feedback.api.problem import Problem
 from incremental_llm.feedback.api.settings import ApiSettings
 from incremental_llm.strict_json import parse_json
 
+_T = TypeVar("_T")
 _CLOSE = {"Connection": "close"}  # what is still on its way is not waited for
-_PARSED_AT_ONCE = 1 << 16
-"""A larger body is parsed in a thread, so that others are served meanwhile."""
+_SMALL = 1 << 16
+"""Bytes; what a larger body needs is done in a thread, so that others are served meanwhile."""
 
 
 async def read_body(request: Request, settings: ApiSettings) -> bytes:
@@ -48,9 +49,12 @@ async def read_body(request: Request, settings: ApiSettings) -> bytes:
 
 async def parse_body(body: bytes, settings: ApiSettings) -> Any:
     """The JSON value in `body`; raises Problem (400)."""
-    if len(body) > _PARSED_AT_ONCE:
-        return await asyncio.to_thread(_parse, body, settings.max_depth)
-    return _parse(body, settings.max_depth)
+    return await aside(len(body), lambda: _parse(body, settings.max_depth))
+
+
+async def aside(size: int, work: Callable[[], _T]) -> _T:
+    """The result of `work` on a body of `size` bytes, done where it keeps nobody waiting."""
+    return await asyncio.to_thread(work) if size > _SMALL else work()
 
 
 def _parse(body: bytes, max_depth: int) -> Any:

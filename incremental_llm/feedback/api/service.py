@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from starlette.requests import Request
 
 from incremental_llm.feedback.api import groups
-from incremental_llm.feedback.api.body import parse_body, read_body
+from incremental_llm.feedback.api.body import aside, parse_body, read_body
 from incremental_llm.feedback.api.commit import GroupCommit, NotStoredError, QueueFullError
 from incremental_llm.feedback.api.groups import Entry, Outcome, Outcomes
 from incremental_llm.feedback.api.intake import Caller, idempotency_key, prepare, users_of
@@ -22,6 +22,7 @@ from incremental_llm.feedback.api.problem import Problem, later, unavailable
 from incremental_llm.feedback.api.refresh import FreshCredentials
 from incremental_llm.feedback.api.scopes import Scope
 from incremental_llm.feedback.api.settings import ApiSettings
+from incremental_llm.feedback.events import MAX_ID
 
 _MAX_KEYS = 10_000
 
@@ -47,7 +48,8 @@ class Service:
     async def one(self, request: Request, types: Sequence[str]) -> dict[str, Any]:
         """Store the one event of a request; raises Problem unless it is stored."""
         caller, body = await self._received(request, "ingest", "review")
-        entry = prepare(await parse_body(body, self._settings), types, caller, self._now())
+        obj = await parse_body(body, self._settings)
+        entry = await aside(len(body), lambda: prepare(obj, types, caller, self._now()))
         self._take(caller, [entry], 1)
         (outcome,) = await self._stored(caller, [entry], len(body))
         if outcome.outcome == "refused":
@@ -59,16 +61,17 @@ class Service:
         """Store the events of a request; what became of each, in their order."""
         caller, body = await self._received(request, "ingest", "review")
         objects = self._events_in(await parse_body(body, self._settings))
+        now = self._now()
         entries: dict[int, Entry] = {}
-        results: list[dict[str, Any]] = []
-        for position, obj in enumerate(objects):
-            try:
-                entries[position] = prepare(obj, types, caller, self._now(), position)
-                results.append({})
-            except Problem as problem:
-                name = obj.get("id") if isinstance(obj, dict) else None
-                shown = name if isinstance(name, str) else None
-                results.append({"id": shown, "outcome": "refused", "reason": f"{problem}. {problem.do}"})
+        results: list[dict[str, Any]] = [{}] * len(objects)
+        prepared = await aside(
+            len(body), lambda: [_prepared(obj, types, caller, now, n) for n, obj in enumerate(objects)]
+        )
+        for position, (obj, found) in enumerate(zip(objects, prepared, strict=True)):
+            if isinstance(found, Entry):
+                entries[position] = found
+            else:
+                results[position] = _refused(obj, found)
                 self.metrics.event("none", "refused")
         self._take(caller, list(entries.values()), len(objects))
         outcomes = await self._stored(caller, list(entries.values()), len(body)) if entries else ()
@@ -152,6 +155,19 @@ async def _answered(writer: GroupCommit, wanted: groups.Request) -> Outcomes | N
         raise unavailable("room in the queue for the disk", "none") from None
     except NotStoredError:
         raise unavailable("a database that stores events", "that this transaction failed") from None
+
+
+def _prepared(obj: Any, types: Sequence[str], caller: Caller, now: datetime, position: int) -> Entry | Problem:
+    try:
+        return prepare(obj, types, caller, now, position)
+    except Problem as problem:
+        return problem
+
+
+def _refused(obj: Any, problem: Problem) -> dict[str, Any]:
+    name = obj.get("id") if isinstance(obj, dict) else None
+    told = {"id": name[:MAX_ID] if isinstance(name, str) else None, "outcome": "refused"}
+    return {**told, "reason": f"{problem}. {problem.do}"}
 
 
 def _told(outcome: Outcome, entry: Entry, caller: Caller) -> dict[str, Any]:

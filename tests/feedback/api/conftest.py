@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -56,9 +57,20 @@ def interaction(**fields: Any) -> dict[str, Any]:
     return {**said, "reply": "30 days.", "model": "production@1", **fields}
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A database with the keys, made once: every transaction waits for the disk."""
+    path = tmp_path_factory.mktemp("made") / "feedback.db"
+    scopes = {"shop": ["ingest"], "other": ["ingest"], "reviewer": ["review"], "operator": ["admin"]}
+    with FeedbackStore(f"sqlite:///{path}") as store:
+        return path, {name: KeyTable(store).create(name, wanted)[1] for name, wanted in scopes.items()}
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Api]]:
+def start(tmp_path: Path, made: tuple[Path, dict[str, str]]) -> Iterator[Callable[..., Api]]:
     """Starts applications, with any of the settings changed."""
+    path, keys = made
+    shutil.copy(path, tmp_path)
     with ExitStack() as stack:
 
         def begin(**changed: Any) -> Api:
@@ -67,10 +79,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Api]]:
             settings = ApiSettings(**{"refresh_seconds": 0, **changed})
             app = create_app(store, settings, clock=lambda: seconds[0], now=lambda: now[0])
             client = stack.enter_context(TestClient(app))
-            table = KeyTable(store)
-            scopes = {"shop": ["ingest"], "other": ["ingest"], "reviewer": ["review"], "operator": ["admin"]}
-            keys = {name: table.create(name, wanted)[1] for name, wanted in scopes.items()}
-            return Api(store, client, table, keys, seconds, now)
+            return Api(store, client, KeyTable(store), dict(keys), seconds, now)
 
         yield begin
 

@@ -107,6 +107,15 @@ def test_a_token_is_worth_nothing_to_another_key(api) -> None:
     refused(api.post("/v1/feedback", thumb(name, token), "other"), 403)
 
 
+def test_a_foreign_reply_can_be_claimed_only_by_who_has_seen_all_of_it(api, make_interaction) -> None:
+    api.log(id="i1", time="2026-11-01T12:00:00Z")
+    guess = api.post("/v1/interactions", make_interaction(id="i1", time="2026-11-01T12:00:00Z", reply="?"), "other")
+    refused(guess, 409)
+    assert "reply_token" not in guess.text
+    name, token = api.log("other", id="i1", time="2026-11-01T12:00:00Z")
+    assert api.post("/v1/feedback", thumb(name, token), "other").status_code == 202
+
+
 @pytest.mark.parametrize(
     "forge",
     [
@@ -223,6 +232,17 @@ def test_a_length_that_is_absurd_is_413(api, length: str) -> None:
 )
 def test_a_body_that_is_no_strict_json_is_400(api, body: bytes, why: str) -> None:
     assert why in str(refused(api.post("/v1/interactions", body), 400)["found"])
+
+
+def test_a_repeated_key_is_found_among_very_many(api) -> None:
+    """In time that grows with their number, not with its square: this would take minutes."""
+    keys = ",".join(f'"{n}":0' for n in [*range(90_000), 89_999])
+    assert "the key '89999' twice" in str(refused(api.post("/v1/interactions", f"{{{keys}}}".encode()), 400)["found"])
+
+
+def test_a_flood_of_wrong_fields_is_answered_in_one_line(api, make_interaction) -> None:
+    refused(api.post("/v1/interactions", make_interaction(messages=[0] * 50_000)), 422)
+    refused(api.post("/v1/interactions", {f"x{n}": 0 for n in range(10_000)}), 422)
 
 
 def test_a_large_body_is_parsed_as_strictly(api, make_interaction) -> None:

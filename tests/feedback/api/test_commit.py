@@ -213,7 +213,7 @@ def test_the_time_of_the_first_counts_within_one_transaction_too(store: Feedback
     assert found == ["added", "duplicate", "refused"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(
         st.tuples(

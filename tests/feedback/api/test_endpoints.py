@@ -6,8 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
-from incremental_llm.feedback import FeedbackStore
+from incremental_llm.feedback import FeedbackStore, parse_event
+from incremental_llm.feedback.api.app import create_app
 from incremental_llm.lock import exclusive
 
 
@@ -140,10 +142,10 @@ def test_a_run_that_holds_the_workspace_does_not_stop_feedback(api, tmp_path: Pa
     assert api.stored() == ["i1"]
 
 
-def test_the_tables_are_added_to_a_database_that_is_there(tmp_path: Path, start, make_interaction) -> None:
-    with FeedbackStore(f"sqlite:///{tmp_path / 'feedback.db'}") as before:
-        before.append(())
-    api = start()
-    api.log(id="i1")
-    with FeedbackStore(f"sqlite:///{tmp_path / 'feedback.db'}") as after:
-        assert after.head() == 1
+def test_the_tables_are_added_to_a_database_that_is_there(tmp_path: Path, make_interaction) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    with FeedbackStore(url) as before:
+        before.append([parse_event({"type": "interaction", **make_interaction(id="i1", time="2026-11-01T12:00:00Z")})])
+    with FeedbackStore(url) as store, TestClient(create_app(store)) as client:
+        assert client.get("/health").status_code == 200
+        assert store.head() == 1
