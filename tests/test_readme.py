@@ -66,7 +66,7 @@ def test_every_command_that_is_named_exists() -> None:
 
     root = typer.main.get_command(app)
     pages = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
-    named = {match for page in pages for match in re.findall(r"\billm ([a-z]+)(?: ([a-z]+))?", page)}
+    named = {match for page in pages for match in re.findall(r"\billm ([a-z-]+)(?: ([a-z-]+))?", page)}
     assert len(named) > 15
     for command, sub in named:
         assert command in root.commands, f"illm {command}"
@@ -75,7 +75,16 @@ def test_every_command_that_is_named_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/design.md", "docs/events.md", "docs/methods.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/design.md",
+        "docs/events.md",
+        "docs/ingest.md",
+        "docs/methods.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page

@@ -2,6 +2,7 @@
 
     illm init                         a commented recipe and an empty workspace
     illm feedback import log.jsonl    take a log in, line by line accounted for
+    illm serve-ingest                 the same over HTTP, with keys of illm api-key create
     illm dataset show                 what the next increment would train on
     illm run                          train, measure, judge, and promote or reject
     illm nightly                      the same for a scheduler: one at a time, exit codes that mean something

@@ -6,11 +6,25 @@ from typing import Annotated, Any
 
 import typer
 
-from incremental_llm.cli import chat, dataset, doctor, evaluate, export, feedback, init, patch, registry, report, run
+from incremental_llm.cli import (
+    api_key,
+    chat,
+    dataset,
+    doctor,
+    evaluate,
+    export,
+    feedback,
+    ingest,
+    init,
+    patch,
+    registry,
+    report,
+    run,
+)
 from incremental_llm.cli.errors import ErrorBoundary
 
 _ORDER = (
-    *("init", "feedback", "dataset", "run", "nightly", "patch"),
+    *("init", "feedback", "serve-ingest", "api-key", "dataset", "run", "nightly", "patch"),
     *("evaluate", "registry", "export", "report", "chat", "doctor"),
 )
 
@@ -56,6 +70,8 @@ def root(
 
 app.command("init")(init.init)
 app.add_typer(feedback.app, name="feedback")
+app.command("serve-ingest")(ingest.serve_ingest)
+app.add_typer(api_key.app, name="api-key")
 app.add_typer(dataset.app, name="dataset")
 app.command("run")(run.run)
 app.command("nightly")(run.nightly)

@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     ValidationError,
     model_validator,
@@ -29,6 +30,7 @@ from incremental_llm.strict_json import parse_json
 
 MAX_ID = 200
 """Longest id, in characters."""
+_PROBLEMS_SHOWN = 10
 
 MAX_DEPTH = 500
 """Deepest nesting of an event: what is deeper may be read on an empty stack, and then not be written on a full one."""
@@ -47,6 +49,12 @@ def _plain_id(value: str) -> str:
 def _text_time(value: Any) -> Any:
     if not isinstance(value, str | datetime) or (isinstance(value, str) and re.fullmatch(r"[\d.\s+-]+", value)):
         raise ValueError("expected an ISO 8601 time with its zone, such as 2026-11-01T12:00:00Z")
+    return value
+
+
+def _not_empty(value: tuple[Message, ...]) -> tuple[Message, ...]:
+    if not value:
+        raise ValueError("expected at least one message")
     return value
 
 
@@ -80,7 +88,7 @@ class Interaction(_Event):
     type: Literal["interaction"] = "interaction"
     conversation: Id
     user: Id
-    messages: tuple[Message, ...] = Field(min_length=1)
+    messages: Annotated[tuple[Message, ...], FailFast(), AfterValidator(_not_empty)]
     reply: str
     model: str
     metadata: dict[str, Any] = Field(default_factory=dict)
@@ -139,7 +147,7 @@ class PolicyChange(_Event):
 
     type: Literal["policy_change"] = "policy_change"
     reviewer: Id
-    supersedes: tuple[Id, ...]
+    supersedes: Annotated[tuple[Id, ...], FailFast()]
     note: str = ""
 
 
@@ -159,7 +167,7 @@ class UnknownEvent(BaseModel):
 
 Event = Interaction | Thumb | Correction | Preference | Rephrase | PolicyChange | UnknownEvent
 
-_MODELS: dict[str, type[_Event]] = {
+EVENT_MODELS: dict[str, type[_Event]] = {
     "interaction": Interaction,
     "thumb": Thumb,
     "correction": Correction,
@@ -167,7 +175,7 @@ _MODELS: dict[str, type[_Event]] = {
     "rephrase": Rephrase,
     "policy_change": PolicyChange,
 }
-EVENT_TYPES = tuple(_MODELS)
+EVENT_TYPES = tuple(EVENT_MODELS)
 """The known types, as they stand in `type`."""
 
 
@@ -212,10 +220,13 @@ def parse_event(obj: Any) -> Event:
     if not isinstance(kind, str) or not kind:
         raise EventError(f"type: expected one of {', '.join(EVENT_TYPES)} or a type of your own, found {kind!r}")
     try:
-        model = _MODELS.get(kind)
+        model = EVENT_MODELS.get(kind)
         return _unknown(kind, obj) if model is None else model.model_validate(obj)  # type: ignore[return-value]
     except ValidationError as error:
-        raise EventError("; ".join(_problem(detail, kind) for detail in error.errors(include_url=False))) from None
+        details = error.errors(include_url=False)
+        shown = [_problem(detail, kind) for detail in details[:_PROBLEMS_SHOWN]]
+        more = len(details) - len(shown)
+        raise EventError("; ".join([*shown, *([f"and {more} more"] if more else [])])) from None
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:
@@ -283,7 +294,7 @@ def _problem(detail: Any, kind: str) -> str:
     if detail["type"] == "missing":
         return f"{where}: missing"
     if detail["type"] == "extra_forbidden":
-        known = list(_MODELS[kind].model_fields) if kind in _MODELS else []
+        known = list(EVENT_MODELS[kind].model_fields) if kind in EVENT_MODELS else []
         near = difflib.get_close_matches(where, known, n=1, cutoff=0.5)
         return f"unknown field {where!r} of {kind}" + (f", did you mean {near[0]!r}?" if near else "")
     found = detail["input"]

@@ -134,14 +134,14 @@ def positions(store: FeedbackStore, topic: str, group: str) -> dict[int, int]:
     """The next offset to read of each partition, as the store has it."""
     place = tables.stream_positions.c
     wanted = sa.select(place.partition, place.next_offset).where(place.topic == topic, place.consumer_group == group)
-    with store.connect() as connection:
+    with store.reading() as connection:
         return {row.partition: row.next_offset for row in connection.execute(wanted)}
 
 
 def parked_count(store: FeedbackStore, topic: str | None = None) -> int:
     """How many messages are parked, of one topic or of all."""
     wanted = sa.select(sa.func.count()).select_from(tables.parked_messages)
-    with store.connect() as connection:
+    with store.reading() as connection:
         return int(connection.execute(_of_topic(wanted, topic)).scalar_one())
 
 
@@ -149,7 +149,7 @@ def parked(store: FeedbackStore, topic: str | None = None, limit: int | None = N
     """The parked messages, of one topic or of all, by topic, partition and offset; at most `limit`."""
     table = tables.parked_messages.c
     wanted = sa.select(tables.parked_messages).order_by(table.topic, table.partition, table.offset_number).limit(limit)
-    with store.connect() as connection:
+    with store.reading() as connection:
         return [
             ParkedMessage(
                 topic=row.topic,

@@ -17,6 +17,17 @@ from incremental_llm.feedback.events import Event, Interaction, event_to_dict, r
 CHUNK = 500
 """Ids in one IN clause and rows in one insert: older SQLite builds allow 999 parameters."""
 
+# Built once: for a small append, building a statement costs more than running it.
+_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+_DIGESTS = sa.select(tables.events.c.id, tables.events.c.digest).where(tables.events.c.id.in_(_IDS))
+_INTERACTIONS = sa.select(tables.events.c.id).where(tables.events.c.id.in_(_IDS), tables.events.c.type == "interaction")
+_WAITING_FOR = sa.select(tables.waits.c.event_id).where(tables.waits.c.interaction_id.in_(_IDS))
+_SET_COUNTER = (
+    sa.update(tables.counters)
+    .values(value=sa.bindparam("last"))
+    .where(tables.counters.c.name == sa.bindparam("counter"))
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -32,9 +43,9 @@ class Appending:
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
-        self.seq = tables.counter(connection, "seq")
-        self.arrival = tables.counter(connection, "arrival")
-        self.added = self.duplicates = self.position = 0
+        self.seq, self.arrival = tables.last_numbers(connection)
+        self.added = self.position = 0
+        self.repeated: list[int] = []
         self.refused: list[Refused] = []
 
     def add(self, events: Sequence[Event]) -> None:
@@ -76,10 +87,8 @@ class Appending:
 
     def finish(self) -> None:
         """Write the counters back."""
-        for name, value in (("seq", self.seq), ("arrival", self.arrival)):
-            self.connection.execute(
-                sa.update(tables.counters).values(value=value).where(tables.counters.c.name == name)
-            )
+        rows = [{"counter": "seq", "last": self.seq}, {"counter": "arrival", "last": self.arrival}]
+        self.connection.execute(_SET_COUNTER, rows)
 
     def _next(self) -> int:
         self.seq += 1
@@ -87,7 +96,7 @@ class Appending:
 
     def _repeated(self, name: str, position: int, *, same: bool) -> None:
         if same:
-            self.duplicates += 1
+            self.repeated.append(position)
             return
         reason = (
             f"id {name!r} is stored with other content: expected the same content or a new id. "
@@ -119,8 +128,7 @@ class _Queue:
             self._enter(name, interaction)
 
     def _waiting_for(self, interactions: Sequence[str]) -> list[str]:
-        wanted = sa.select(tables.waits.c.event_id).where(tables.waits.c.interaction_id.in_(interactions))
-        return list(self.connection.scalars(wanted))
+        return list(self.connection.scalars(_WAITING_FOR, {"ids": interactions}))
 
     def _waits_of(self, names: Sequence[str]) -> list[tuple[str, str, int]]:
         waits = sa.select(tables.waits.c.event_id, tables.waits.c.interaction_id, tables.events.c.arrival)
@@ -163,18 +171,14 @@ class _Queue:
 def _digests(connection: sa.Connection, ids: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for names in chunks(ids):
-        wanted = sa.select(tables.events.c.id, tables.events.c.digest).where(tables.events.c.id.in_(names))
-        found |= {row.id: row.digest for row in connection.execute(wanted)}
+        found |= {row.id: row.digest for row in connection.execute(_DIGESTS, {"ids": names})}
     return found
 
 
 def _known_interactions(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for names in chunks(ids):
-        wanted = sa.select(tables.events.c.id).where(
-            tables.events.c.id.in_(names), tables.events.c.type == "interaction"
-        )
-        found.update(connection.scalars(wanted))
+        found.update(connection.scalars(_INTERACTIONS, {"ids": names}))
     return found
 
 

@@ -21,6 +21,9 @@ from incremental_llm.feedback import tables
 from incremental_llm.feedback.events import Event, EventError, parse_event
 from incremental_llm.feedback.sequence import CHUNK, Appending, Refused, chunks
 
+_TAKE_TURN = sa.update(tables.counters).values(value=tables.counters.c.value).where(tables.counters.c.name == "seq")
+_COUNT_WAITING = sa.select(sa.func.count()).select_from(tables.events).where(tables.events.c.seq.is_(None))
+
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
@@ -41,12 +44,16 @@ class EventPlace:
 
 @dataclass(frozen=True, slots=True)
 class AppendReport:
-    """What one append did: `added` and `duplicates` count its events; `waiting` counts all that the store holds."""
+    """What one append did: `added` and `duplicates` count its events; `waiting` counts all that the store holds.
+
+    `repeated` holds the places of the duplicates in what was appended.
+    """
 
     added: int
     duplicates: int
     waiting: int
     refused: tuple[Refused, ...]
+    repeated: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +125,13 @@ class FeedbackStore:
         writes; it is called last, with the events that were refused. If anything raises, `events` included, nothing of
         it is stored.
         """
-        with self._writing() as connection:
-            batch = Appending(connection)
-            stream = iter(events)
-            while chunk := list(itertools.islice(stream, CHUNK)):
-                batch.add(chunk)
-            batch.finish()
+        with self.writing() as connection:
+            report = append_within(connection, events)
             if step is not None:
-                _save_step(connection, step, batch.refused)
+                _save_step(connection, step, report.refused)
             if also is not None:
-                also(connection, batch.refused)
-            return AppendReport(batch.added, batch.duplicates, _waiting_count(connection), tuple(batch.refused))
+                also(connection, report.refused)
+            return report
 
     def head(self) -> int:
         """The last sequence number; 0 when the store is empty."""
@@ -233,25 +236,26 @@ class FeedbackStore:
             rows = connection.execute(sa.select(*columns).order_by(*columns[:2]))
             return tuple((row.source, row.line, row.reason) for row in rows)
 
-    def connect(self) -> sa.Connection:
-        """A connection to read tables by that a way in keeps beside the events; close it."""
-        return self._engine.connect()
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection to read by."""
+        with self._engine.connect() as connection:
+            yield connection
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
+    def writing(self) -> Iterator[sa.Connection]:
+        """One transaction, and the only one that writes meanwhile: committed at the end, undone if anything raises."""
         with self._engine.begin() as connection:
             # The first statement takes the write lock (the file's in SQLite, the row's in PostgreSQL): whoever holds it
             # sees all that was committed and alone hands out the next numbers.
-            connection.execute(
-                sa.update(tables.counters).values(value=tables.counters.c.value).where(tables.counters.c.name == "seq")
-            )
+            connection.execute(_TAKE_TURN)
             yield connection
 
     def _check_schema(self) -> None:
         with self._engine.connect() as connection:
             found = tables.counter(connection, "schema")
         if found < tables.SCHEMA_VERSION:
-            with self._writing() as connection:
+            with self.writing() as connection:
                 if tables.counter(connection, "schema") < tables.SCHEMA_VERSION:  # no other process was faster
                     tables.upgrade(connection)
                 found = tables.SCHEMA_VERSION
@@ -265,9 +269,24 @@ class FeedbackStore:
         return self._engine.url.render_as_string(hide_password=True)
 
 
+def append_within(connection: sa.Connection, events: Iterable[Event]) -> AppendReport:
+    """`FeedbackStore.append` for a caller that stores more in the same transaction, one of `FeedbackStore.writing`."""
+    batch = Appending(connection)
+    stream = iter(events)
+    while chunk := list(itertools.islice(stream, CHUNK)):
+        batch.add(chunk)
+    batch.finish()
+    return AppendReport(
+        added=batch.added,
+        duplicates=len(batch.repeated),
+        waiting=_waiting_count(connection),
+        refused=tuple(batch.refused),
+        repeated=tuple(batch.repeated),
+    )
+
+
 def _waiting_count(connection: sa.Connection) -> int:
-    wanted = sa.select(sa.func.count()).select_from(tables.events).where(tables.events.c.seq.is_(None))
-    return int(connection.execute(wanted).scalar_one())
+    return int(connection.execute(_COUNT_WAITING).scalar_one())
 
 
 def _save_step(connection: sa.Connection, step: ImportStep, refused: Iterable[Refused]) -> None:

@@ -127,10 +127,7 @@ def _durable(connection: Any, _record: Any) -> None:
 def create_tables(engine: sa.Engine) -> None:
     """Create what is missing; several processes may do so at once."""
     with engine.begin() as connection:
-        for table in metadata.sorted_tables:
-            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-            for index in table.indexes:
-                connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+        create_missing(connection, metadata)
     for name, value in (("schema", SCHEMA_VERSION), ("seq", 0), ("arrival", 0)):
         try:
             with engine.begin() as connection:
@@ -138,6 +135,23 @@ def create_tables(engine: sa.Engine) -> None:
                     connection.execute(sa.insert(counters).values(name=name, value=value))
         except sa.exc.IntegrityError:
             continue  # another process was faster
+
+
+def create_missing(connection: sa.Connection, wanted: sa.MetaData) -> None:
+    """Create those tables and indexes that are not there."""
+    for table in wanted.sorted_tables:
+        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+        for index in table.indexes:
+            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+
+
+_LAST_NUMBERS = sa.select(counters).where(counters.c.name.in_(("seq", "arrival")))
+
+
+def last_numbers(connection: sa.Connection) -> tuple[int, int]:
+    """The last place in the sequence and in the order of arrival that was given out."""
+    last = {row.name: int(row.value) for row in connection.execute(_LAST_NUMBERS)}
+    return last["seq"], last["arrival"]
 
 
 def counter(connection: sa.Connection, name: str) -> int:

@@ -25,7 +25,9 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     assert done.returncode == 0
     assert done.stderr.strip() == "[]"
     shown = [line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line.strip()]
-    expected = "init feedback dataset run nightly patch evaluate registry export report chat doctor"
+    expected = (
+        "init feedback serve-ingest api-key dataset run nightly patch evaluate registry export report chat doctor"
+    )
     assert shown == expected.split()
     assert "..." not in done.stdout.split("Commands:")[1]
 

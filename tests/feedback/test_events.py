@@ -82,7 +82,7 @@ def test_equal_times_in_other_zones_are_the_same_event() -> None:
         (line("thumb", time=1700000000), "time: expected an ISO 8601 time"),
         (line("thumb", time="1700000000"), "time: expected an ISO 8601 time"),
         (line("thumb", interacton="i1"), "unknown field 'interacton' of thumb, did you mean 'interaction'?"),
-        (line("interaction", messages=[]), "messages: Tuple should have at least 1 item"),
+        (line("interaction", messages=[]), "messages: expected at least one message"),
         (line("interaction", messages=[{"role": "bot", "content": ""}]), "messages.0.role: Input should be"),
         (line("interaction", metadata={"score": float("nan")}), "expected plain JSON"),
         (line("interaction", reply="\ud800"), "expected plain JSON in valid Unicode"),
@@ -96,6 +96,11 @@ def test_what_does_not_fit_is_refused_in_one_line(obj: Any, said: str) -> None:
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, InputError)
+
+
+def test_of_very_many_problems_the_first_are_shown_and_the_rest_counted() -> None:
+    with pytest.raises(EventError, match=r"^interaction: missing; .*'x6' of thumb; and 94 more$"):
+        parse_event({"type": "thumb", "id": "t", "time": "2026-11-01T12:00:00Z", **{f"x{n}": 0 for n in range(101)}})
 
 
 def test_an_unknown_type_is_kept_whole() -> None:
