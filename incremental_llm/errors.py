@@ -9,6 +9,7 @@
     ├── NothingToTrainError         exit code 10: an increment with no examples is never a success
     ├── TrainingInterrupted         exit code 40: told to end (SIGTERM); the same command continues
     ├── TrainingError               training broke one of its own invariants (non-finite, frozen weight moved, ...)
+    ├── StreamError                 brokers or database kept failing: nothing was skipped, the same command continues
     ├── IntegrityError              an artifact is damaged, or differs from its digest
     ├── WorkspaceBusyError          exit code 75: another run holds the workspace; try again later
     └── CommitError                 the registry refused a commit; nothing was changed
@@ -63,6 +64,10 @@ class TrainingInterrupted(IncrementalError):
 
 class TrainingError(IncrementalError):
     """Training broke one of its own invariants and was stopped."""
+
+
+class StreamError(IncrementalError):
+    """Brokers or the database kept failing; what was not stored is read again by the same command."""
 
 
 class IntegrityError(IncrementalError):

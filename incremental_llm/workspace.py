@@ -15,7 +15,7 @@ content-addressed folders, so two processes may open the same one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +32,7 @@ from incremental_llm.dataset import CompiledDataset
 from incremental_llm.errors import InputError
 from incremental_llm.evaluation import EvaluationReport, Suite, all_questions, load_suites
 from incremental_llm.feedback import FeedbackStore
-from incremental_llm.feedback.importers import ImportReport, import_jsonl
+from incremental_llm.feedback.importers import Format, ImportReport, import_file
 from incremental_llm.lock import exclusive
 from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff
 from incremental_llm.rehearsal import announced
@@ -148,9 +148,19 @@ class Workspace:
 
     # the loop
 
-    def import_feedback(self, path: Path, progress: Any = None) -> ImportReport:
-        """Take in a JSONL log; running it again takes in only what is new. The store keeps what was refused."""
-        return import_jsonl(self.store, path, progress=progress)
+    def import_feedback(
+        self,
+        path: Path,
+        progress: Any = None,
+        *,
+        format: Format | None = None,
+        mapping: Mapping[str, str] | None = None,
+    ) -> ImportReport:
+        """Take in a log or an export; running it again takes in only what is new. The store keeps what was refused.
+
+        Without `format` the file says what it is; `mapping` says which column is which, as --map of the command.
+        """
+        return import_file(self.store, path, format=format, mapping=mapping, progress=progress)
 
     def compile_preview(self) -> CompiledDataset:
         """The dataset that the next increment would be made from; writes nothing."""

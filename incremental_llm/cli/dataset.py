@@ -85,6 +85,7 @@ def _account(dataset: CompiledDataset) -> dict[str, dict[str, int]]:
     return {
         "records": {"sft": len(dataset.sft), "pair": len(dataset.pairs), "unpaired": len(dataset.unpaired)},
         "dropped": dict(dropped.most_common()),
+        "replaced by placeholders": dict(dataset.redacted),
         "events": {
             f"{kind}: {outcome}": count
             for kind, outcomes in dataset.outcomes.items()

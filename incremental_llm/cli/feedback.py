@@ -8,32 +8,52 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from incremental_llm.cli import stream
 from incremental_llm.cli.console import next_steps, plain, progress_reporter, result, table, write
 from incremental_llm.cli.options import ConfigOption, JsonOption, SetOption, opened
 from incremental_llm.errors import InputError
 
 if TYPE_CHECKING:
     from incremental_llm.feedback import ImportReport
+    from incremental_llm.feedback.importers import Format
 
 app = typer.Typer(help="Take logs in, see what has come in.", no_args_is_help=True)
+app.command("consume")(stream.consume)
+app.command("parked")(stream.parked)
 
 _SHOWN = 20
 
 
 @app.command("import")
 def import_(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="JSONL logs in the event format.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Logs and exports: JSONL, JSON, CSV, Parquet.")
+    ],
+    shape: Annotated[
+        str | None,
+        typer.Option("--format", help="events, openwebui, langfuse, chat or table; by default the file says it."),
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="KEY=VALUE", help="Which column is which, such as prompt=question; see docs."),
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take JSONL logs in: every line is added, known already, or refused with its reason."""
+    """Take logs and exports in: every row is added, known already, or refused with its reason."""
     missing = [str(path) for path in files if not path.is_file()]
     if missing:
-        raise InputError(f"expected JSONL files, found no such file: {', '.join(missing)}. Nothing was imported.")
+        raise InputError(f"expected files, found no such file: {', '.join(missing)}. Nothing was imported.")
+    mapping = _mapping(maps or [])
     with opened(config, overrides) as workspace:
         with progress_reporter() as progress:
-            reports = {path: workspace.import_feedback(path, partial(progress, f"reading {path}")) for path in files}
+            reports = {
+                path: workspace.import_feedback(
+                    path, partial(progress, f"reading {path}"), format=_format(shape), mapping=mapping
+                )
+                for path in files
+            }
         head = workspace.store.head()
     if as_json:
         result({"files": {str(path): plain(report) for path, report in reports.items()}, "head": head})
@@ -41,31 +61,54 @@ def import_(
         _show(reports)
     useless = [str(path) for path, report in reports.items() if _all_refused(report)]
     if useless:
-        raise InputError(f"expected JSONL logs in the event format, found not one event in {', '.join(useless)}.")
+        raise InputError(f"expected feedback, found not one event in {', '.join(useless)}.")
     if not as_json:
         next_steps("illm dataset show", "illm run")
 
 
+def _format(name: str | None) -> Format | None:
+    from incremental_llm.feedback.importers import FORMATS
+
+    for known in FORMATS:
+        if name == known:
+            return known
+    if name is not None:
+        raise InputError(f"--format: expected one of {', '.join(FORMATS)}, found {name!r}. Nothing was imported.")
+    return None
+
+
+def _mapping(pairs: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--map: expected KEY=VALUE, such as prompt=question, found {pair!r}.")
+        if key.strip() in found:
+            raise InputError(f"--map: expected each key once, found {key.strip()!r} twice.")
+        found[key.strip()] = value
+    return found
+
+
 def _all_refused(report: ImportReport) -> bool:
-    return bool(report.refused) and len(report.refused) + report.blank >= report.lines + report.resumed
+    return bool(report.refused) and len(report.refused) + report.blank >= report.rows + report.resumed
 
 
 def _show(reports: dict[Path, ImportReport]) -> None:
     for path, report in reports.items():
         write(
-            f"{path}: {report.lines} lines: {report.added} added, {report.duplicates} known already, "
-            f"{report.blank} blank, {len(report.refused)} refused"
+            f"{path}: {report.rows} rows, {report.taken} taken, {report.blank} blank; "
+            f"{report.added} events added, {report.duplicates} known already; {len(report.refused)} refused"
         )
         if report.resumed:
-            write(f"  {report.resumed} lines before them were read by an earlier import")
+            write(f"  {report.resumed} rows before them were read by an earlier import")
         if report.waiting:
             write(f"  {report.waiting} events in the store wait for an interaction that has not come")
         for kind, count in sorted(report.unknown_types.items()):
             write(f"  kept without being used: {count} of unknown type {kind!r}")
         for refused in report.refused[:_SHOWN]:
-            write(f"  {path}:{refused.line}: {refused.reason}")
+            write(f"  {path}:{refused.row}: {refused.reason}")
         if len(report.refused) > _SHOWN:
-            write(f"  and {len(report.refused) - _SHOWN} more refused lines (all of them with --json)")
+            write(f"  and {len(report.refused) - _SHOWN} more refused rows (all of them with --json)")
 
 
 @app.command()

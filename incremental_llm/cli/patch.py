@@ -28,7 +28,7 @@ MayMoveOption = Annotated[
         metavar="SHARE",
         min=0,
         max=1,
-        help="Share of the neighbouring prompts that may move; a quarter by default.",
+        help="Share of the neighbouring prompts that may move; none by default.",
         show_default=False,
     ),
 ]

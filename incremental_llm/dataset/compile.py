@@ -16,6 +16,7 @@ from incremental_llm.dataset.decontaminate import SuiteIndex
 from incremental_llm.dataset.dedup import exact_key, group_near
 from incremental_llm.dataset.examples import Example, PairExample, SftExample, UnpairedExample
 from incremental_llm.dataset.filters import Filters
+from incremental_llm.dataset.privacy import Redaction
 from incremental_llm.dataset.reasons import SEVERITY, Drop, DropReason
 from incremental_llm.dataset.rephrases import draft_rephrases
 from incremental_llm.dataset.settings import CompileSettings
@@ -46,7 +47,10 @@ def compile_dataset(
     not.
     """
     filters = Filters(settings, SuiteIndex(suite_texts, settings.suite_similarity))
-    batch = Batch(events, context or {}, superseded, settings, filters, accepted)
+    redaction, around = Redaction(settings), Redaction(settings)
+    events = [redaction.of(stored) for stored in events]
+    known = {name: around.of(stored) for name, stored in (context or {}).items()}
+    batch = Batch(events, known, superseded, settings, filters, accepted)
     drafts, verdicts, won = draft_corrections(batch, accepted)
     thumbs, users = draft_thumbs(batch, verdicts)
     drafts.extend(thumbs)
@@ -78,6 +82,7 @@ def compile_dataset(
             if c.event_id in trained
         ),
         account=account,
+        redacted=dict(sorted(redaction.counts.items())),
         outcomes=_outcomes(batch, account),
         first_seq=batch.events[0].seq if batch.events else 0,
         last_seq=batch.events[-1].seq if batch.events else 0,

@@ -46,7 +46,8 @@ class CompiledDataset(BaseModel):
     """The data of one increment.
 
     `account` gives every event of the batch `"used"` or the reason why not, exactly once. `outcomes` counts the same by
-    event type. `first_seq` and `last_seq` bound the batch, both 0 for an empty one. `superseded` are the ids that this
+    event type. `redacted` counts the personal data and secrets of the batch that placeholders stand for, by kind.
+    `first_seq` and `last_seq` bound the batch, both 0 for an empty one. `superseded` are the ids that this
     batch's policy changes name.
     """
 
@@ -58,6 +59,7 @@ class CompiledDataset(BaseModel):
     drops: tuple[Drop, ...]
     corrections: tuple[AcceptedCorrection, ...]
     account: dict[str, str]
+    redacted: dict[str, int] = {}
     outcomes: dict[str, dict[str, int]]
     first_seq: int
     last_seq: int

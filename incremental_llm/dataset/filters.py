@@ -29,7 +29,7 @@ class Filters:
             return DropReason.UNPARSABLE
         if sum(len(message.content) for message in prompt) > self.settings.max_prompt_chars:
             return DropReason.TOO_LONG
-        if any(self._is_personal(message.content) for message in prompt):
+        if self.settings.personal_data_in_prompts == "drop" and any(self._is_personal(m.content) for m in prompt):
             return DropReason.PERSONAL_DATA
         asked = (message.content for message in prompt if message.role == "user")
         return DropReason.IN_SUITE if any(text in self.suites for text in asked) else None
@@ -40,11 +40,11 @@ class Filters:
             return DropReason.UNPARSABLE
         if max(map(len, texts)) > self.settings.max_completion_chars:
             return DropReason.TOO_LONG
-        return DropReason.PERSONAL_DATA if any(map(self._is_personal, texts)) else None
+        if self.settings.personal_data_in_replies == "drop" and any(map(self._is_personal, texts)):
+            return DropReason.PERSONAL_DATA
+        return None
 
     def _is_personal(self, text: str) -> bool:
-        if not self.settings.drop_personal_data:
-            return False
         if text not in self._personal:
-            self._personal[text] = bool(personal_data(text))
+            self._personal[text] = bool(personal_data(text, self.settings.public_texts))
         return self._personal[text]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -58,8 +58,15 @@ class CompileSettings(BaseModel):
 
     max_prompt_chars: int = Field(default=8000, ge=1, description="characters of all messages of a prompt")
     max_completion_chars: int = Field(default=4000, ge=1, description="characters of one reply")
-    drop_personal_data: bool = Field(
-        default=True, description="leave out examples with personal data in a prompt or a reply"
+    personal_data_in_prompts: Literal["replace", "drop", "keep"] = Field(
+        default="replace",
+        description="addresses, phones, cards, handles, secrets: a placeholder such as [EMAIL] instead",
+    )
+    personal_data_in_replies: Literal["replace", "drop", "keep"] = Field(
+        default="drop", description="replace: the model is taught to say [EMAIL] and the like"
+    )
+    public_texts: tuple[str, ...] = Field(
+        default=(), description="what is nobody's secret, such as the shop's own address; finds that hold one stay"
     )
     suite_similarity: float = Field(
         default=95.0, gt=0, le=100, description="similarity (Indel ratio) from which a question stands in a suite"
@@ -72,6 +79,16 @@ class CompileSettings(BaseModel):
     def may_change_policy(self, reviewer: str) -> bool:
         """Whether policy changes of this reviewer count."""
         return reviewer in self.policy_reviewers
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_switch_before(cls, given: Any) -> Any:
+        """`drop_personal_data` of recipes and datasets made before there were two settings and placeholders."""
+        if not isinstance(given, dict) or "drop_personal_data" not in given:
+            return given
+        told = dict(given)
+        what = "drop" if told.pop("drop_personal_data") else "keep"
+        return {"personal_data_in_prompts": what, "personal_data_in_replies": what, **told}
 
     @model_validator(mode="after")
     def _a_band(self) -> Self:

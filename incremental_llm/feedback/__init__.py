@@ -35,33 +35,44 @@ from incremental_llm.feedback.events import (
     UnknownEvent,
     event_to_dict,
     parse_event,
+    read_event,
     references,
 )
-from incremental_llm.feedback.importers.jsonl import ImportReport, RefusedLine, import_jsonl
+from incremental_llm.feedback.importers import ImportReport, RefusedRow, import_file, import_jsonl
+from incremental_llm.feedback.parking import ParkedMessage, parked
 from incremental_llm.feedback.redact import personal_data
 from incremental_llm.feedback.sequence import Refused
 from incremental_llm.feedback.store import AppendReport, FeedbackStore, StoredEvent
+from incremental_llm.feedback.stream import ConsumeReport, consume
+from incremental_llm.feedback.stream_settings import StreamSettings
 
 __all__ = [
     "EVENT_TYPES",
     "AppendReport",
+    "ConsumeReport",
     "Correction",
     "Event",
     "EventError",
     "FeedbackStore",
     "ImportReport",
     "Interaction",
+    "ParkedMessage",
     "PolicyChange",
     "Preference",
     "Refused",
-    "RefusedLine",
+    "RefusedRow",
     "Rephrase",
     "StoredEvent",
+    "StreamSettings",
     "Thumb",
     "UnknownEvent",
+    "consume",
     "event_to_dict",
+    "import_file",
     "import_jsonl",
+    "parked",
     "parse_event",
     "personal_data",
+    "read_event",
     "references",
 ]

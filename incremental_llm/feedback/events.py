@@ -6,6 +6,7 @@ Unknown types are kept whole as `UnknownEvent`; anything else that does not fit 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,10 +26,14 @@ from pydantic import (
 
 from incremental_llm.chat import Message, canonical_json, json_digest
 from incremental_llm.errors import InputError
+from incremental_llm.strict_json import parse_json
 
 MAX_ID = 200
 """Longest id, in characters."""
 _PROBLEMS_SHOWN = 10
+
+MAX_DEPTH = 500
+"""Deepest nesting of an event: what is deeper may be read on an empty stack, and then not be written on a full one."""
 
 
 class EventError(InputError):
@@ -174,6 +179,23 @@ EVENT_TYPES = tuple(EVENT_MODELS)
 """The known types, as they stand in `type`."""
 
 
+def read_event(raw: bytes) -> Event:
+    """The event in the bytes of one JSON object.
+
+    Raises:
+        EventError: not UTF-8, not strict JSON, or as for `parse_event`.
+    """
+    try:
+        obj = parse_json(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise EventError(f"expected UTF-8, found byte 0x{raw[error.start]:02x} at position {error.start + 1}") from None
+    except json.JSONDecodeError as error:
+        raise EventError(f"expected JSON, found an error at position {error.pos + 1}: {error.msg}") from None
+    except ValueError as error:
+        raise EventError(f"expected JSON, found {_line(error)}") from None
+    return parse_event(obj)
+
+
 def parse_event(obj: Any) -> Event:
     """The event that a JSON object describes.
 
@@ -182,14 +204,18 @@ def parse_event(obj: Any) -> Event:
     1
 
     Raises:
-        EventError: not an object, a missing, unknown or wrong field, NaN, or text that is not Unicode.
+        EventError: not an object, a missing, unknown or wrong field, NaN, text that is not Unicode, or more than
+            MAX_DEPTH levels of nesting.
     """
     if not isinstance(obj, dict):
         raise EventError(f"expected an object, found {type(obj).__name__}")
     try:
-        canonical_json(obj).encode()
+        text = canonical_json(obj)
+        text.encode()
     except (ValueError, RecursionError, TypeError) as error:
         raise EventError(f"expected plain JSON in valid Unicode, found otherwise ({_line(error)})") from None
+    if text.count("{") + text.count("[") > MAX_DEPTH and _deeper(obj, MAX_DEPTH):
+        raise EventError(f"expected at most {MAX_DEPTH} levels of nesting, found more")
     kind = obj.get("type")
     if not isinstance(kind, str) or not kind:
         raise EventError(f"type: expected one of {', '.join(EVENT_TYPES)} or a type of your own, found {kind!r}")
@@ -234,6 +260,16 @@ def references(event: Event) -> tuple[str, ...]:
             return (event.interaction, event.followup)
         case _:
             return ()
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [item for box in level for item in (box.values() if isinstance(box, dict) else box)]
+        level = [item for item in level if isinstance(item, dict | list | tuple)]
+        if not level:
+            return False
+    return True
 
 
 def _unknown(kind: str, obj: Mapping[str, Any]) -> UnknownEvent:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -103,16 +103,25 @@ class FeedbackStore:
         """Close every connection; the store can be used again afterwards, unless it lives in memory."""
         self._engine.dispose()
 
-    def append(self, events: Iterable[Event], *, step: ImportStep | None = None) -> AppendReport:
+    def append(
+        self,
+        events: Iterable[Event],
+        *,
+        step: ImportStep | None = None,
+        also: Callable[[sa.Connection, Sequence[Refused]], None] | None = None,
+    ) -> AppendReport:
         """Store events in their order, all in one transaction; an id that is there with equal content is a duplicate.
 
-        `step` (how far an import came, and what it refused) is stored in the same transaction. If anything raises,
-        `events` included, nothing of it is stored.
+        `step` (how far an import came, and what it refused) is stored in the same transaction, and so is what `also`
+        writes; it is called last, with the events that were refused. If anything raises, `events` included, nothing of
+        it is stored.
         """
         with self.writing() as connection:
             report = append_within(connection, events)
             if step is not None:
                 _save_step(connection, step, report.refused)
+            if also is not None:
+                also(connection, report.refused)
             return report
 
     def head(self) -> int:
@@ -202,11 +211,9 @@ class FeedbackStore:
             rows = connection.execute(sa.select(*columns).order_by(*columns[:2]))
             return tuple((row.source, row.line, row.reason) for row in rows)
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
-        """A connection to read by."""
-        with self._engine.connect() as connection:
-            yield connection
+    def connect(self) -> sa.Connection:
+        """A connection to read tables by that a way in keeps beside the events; close it."""
+        return self._engine.connect()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:

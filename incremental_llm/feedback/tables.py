@@ -37,6 +37,27 @@ counters = sa.Table(
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
+parked_messages = sa.Table(
+    "feedback_parked_messages",
+    metadata,
+    sa.Column("topic", sa.String, primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("offset_number", sa.BigInteger, primary_key=True),
+    sa.Column("digest", sa.String(64), primary_key=True),  # a topic made anew has other messages in the same places
+    sa.Column("time_ms", sa.BigInteger, nullable=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("message_key", sa.LargeBinary, nullable=True),
+    sa.Column("value", sa.LargeBinary, nullable=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+)
+stream_positions = sa.Table(
+    "feedback_stream_positions",
+    metadata,
+    sa.Column("topic", sa.String, primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("consumer_group", sa.String, primary_key=True),
+    sa.Column("next_offset", sa.BigInteger, nullable=False),
+)
 marks = sa.Table(
     "feedback_import_marks",
     metadata,

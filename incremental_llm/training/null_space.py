@@ -10,7 +10,7 @@ are damped instead, A (C + lambda I)^-1 with C = X^T X, which needs one solve an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from peft.tuners.lora import LoraLayer
 
 from incremental_llm.training.batching import Row, length_sorted_chunks, pad_rows
 from incremental_llm.training.scoring import arrange
+
+HELD_BYTES = 2 * 2**30
+"""Memory that the products of inputs may take at a time."""
 
 
 @torch.no_grad()
@@ -37,13 +40,42 @@ def start_in_null_space(
         weight.copy_(turned_RD * (weight.norm() / turned_RD.norm()))
 
 
+@torch.no_grad()
 def input_products(
     model: Any, layers: dict[str, Any], rows: Sequence[Row], autocast: Any
-) -> list[tuple[Any, torch.Tensor]]:
+) -> Iterator[tuple[Any, torch.Tensor]]:
     """(layer, C_DD) of each layer: the sum over all tokens of x x^T, every x scaled to length 1.
 
-    Scaled, since the first token of a chat has a hundred times the length of any other in some layers. Layers that read
-    the same tensor share one product, and what all rows begin with is taken once, times the rows that it stands for.
+    Scaled, since the first token of a chat has a hundred times the length of any other in some layers. Of the products
+    no more than `HELD_BYTES` are held at a time (a `down_proj` of an 8B model has 0.8 GB): the rows pass through the
+    model once for each group of layers.
+    """
+    for group in _groups(layers):
+        products = _products(model, group, rows, autocast)
+        for name, layer in group.items():
+            yield layer, products[name]
+
+
+def _groups(layers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The layers in their order, cut where their products would take more than `HELD_BYTES`."""
+    group: dict[str, Any] = {}
+    held = 0
+    for name, layer in layers.items():
+        size = 4 * layer.in_features**2
+        if group and held + size > HELD_BYTES:
+            yield group
+            group, held = {}, 0
+        group[name] = layer
+        held += size
+    if group:
+        yield group
+
+
+def _products(model: Any, layers: dict[str, Any], rows: Sequence[Row], autocast: Any) -> dict[str, torch.Tensor]:
+    """C_DD of each layer, in one pass over `rows`.
+
+    Layers that read the same tensor share one product, and what all rows begin with is taken once, times the rows that
+    it stands for.
     """
     products: dict[str, torch.Tensor] = {}
     shares: dict[str, str] = {}
@@ -79,4 +111,4 @@ def input_products(
     finally:
         for handle in handles:
             handle.remove()
-    return [(layer, products[shares.get(name, name)]) for name, layer in layers.items()]
+    return {name: products[shares.get(name, name)] for name in layers}

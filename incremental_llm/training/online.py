@@ -70,6 +70,13 @@ class UpdateReport:
         return {phase.objective: phase.losses[-1] for phase in self.phases if phase.losses}
 
 
+INCREMENT = 5000
+"""Examples after which the replay buffer takes an endless stream of updates for another increment.
+
+The updates of one are sampled anew each time, from all of its examples: so many are held in memory, besides the buffer.
+"""
+
+
 class OnlineTrainer:
     """The resident policy; on one process.
 
@@ -152,6 +159,8 @@ class OnlineTrainer:
         self._moments = moments
         self.updates += 1
         waiting = tuple(example.id for example in examples if example.id in short)
+        if len(self._taken) >= INCREMENT:
+            self._increment, self._taken = self._increment + 1, []
         self._taken += [example for example in examples if example.id not in short]
         self.buffer = self._older().updated(self._taken, self._increment, self.settings.seed, self._replay)
         report = UpdateReport(

@@ -207,7 +207,7 @@ class PatchSettings(_Settings):
     rows_per_step: int = Field(12, ge=1, description="held prompts in an optimizer step")
     max_kl: float = Field(0.05, gt=0, description="above this KL on its own answer a prompt moved (nats a token)")
     tie_kl: float = Field(0.01, ge=0, description="up to this KL, another greedy answer is a near tie and no move")
-    neighbours_may_move: float = Field(0.25, ge=0, le=1, description="share of the neighbouring prompts that may move")
+    neighbours_may_move: float = Field(0.0, ge=0, le=1, description="share of the neighbouring prompts that may move")
     unrelated_may_move: float = Field(0.0, ge=0, le=1, description="share of the unrelated prompts that may move")
     neighbours: int = Field(8, ge=1, description="neighbouring prompts that are checked, and as many that are held")
     unrelated: int = Field(16, ge=1, description="unrelated prompts that are checked, and as many that are held")

@@ -27,7 +27,7 @@ from incremental_llm.dataset import (
 )
 from incremental_llm.errors import InputError, UnknownRefError
 from incremental_llm.evaluation import EvaluationReport, ItemResult, SuiteResult
-from incremental_llm.feedback import ImportReport, RefusedLine
+from incremental_llm.feedback import ImportReport, RefusedRow
 from incremental_llm.gate import Check, Decision
 from incremental_llm.registry import Quarantined, Snapshot, SnapshotDiff, diff
 
@@ -243,12 +243,15 @@ class FakeWorkspace:
     def close(self) -> None:
         self.closed += 1
 
-    def import_feedback(self, path: Path, progress: Any = None) -> ImportReport:
-        self.remember("import", path.name)
+    def import_feedback(
+        self, path: Path, progress: Any = None, *, format: str | None = None, mapping: Any = None
+    ) -> ImportReport:
+        self.remember("import", path.name, *([format] if format else []), *sorted((mapping or {}).items()))
         progress(4, 4)
-        refused = (RefusedLine(3, "expected JSON, found 'oops'"),)
+        refused = (RefusedRow(3, "expected JSON, found 'oops'"),)
         return ImportReport(
-            lines=5,
+            rows=5,
+            taken=3,
             added=2,
             duplicates=1,
             waiting=0,

@@ -3,17 +3,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from incremental_llm.feedback import ImportReport, RefusedLine
+import pytest
+
+from incremental_llm.feedback import ImportReport, RefusedRow
 
 
 def test_import_accounts_for_every_line(illm, workspace) -> None:
     Path("a.jsonl").write_text("{}\n", encoding="utf-8")
     done = illm("feedback", "import", "a.jsonl")
     assert done.exit_code == 0
-    assert "a.jsonl: 5 lines: 2 added, 1 known already, 1 blank, 1 refused" in done.stdout
+    assert "a.jsonl: 5 rows, 3 taken, 1 blank; 2 events added, 1 known already; 1 refused" in done.stdout
     assert "a.jsonl:3: expected JSON, found 'oops'" in done.stdout
     assert "1 of unknown type 'page_view'" in done.stdout
-    assert "7 lines before them were read by an earlier import" in done.stdout
+    assert "7 rows before them were read by an earlier import" in done.stdout
     assert "reading a.jsonl 4/4 (100 %)" in done.stderr
     assert "next: illm dataset show" in done.stderr
 
@@ -31,8 +33,29 @@ def test_import_as_json(illm, workspace) -> None:
     done = illm("feedback", "import", "a.jsonl", "--json")
     found = json.loads(done.stdout)
     assert found["head"] == 8
-    assert found["files"]["a.jsonl"]["refused"] == [{"line": 3, "reason": "expected JSON, found 'oops'"}]
+    assert found["files"]["a.jsonl"]["refused"] == [{"row": 3, "reason": "expected JSON, found 'oops'"}]
     assert "next:" not in done.output
+
+
+def test_an_import_says_what_the_file_is_and_which_column_is_which(illm, workspace) -> None:
+    Path("a.csv").write_text("q,a\n", encoding="utf-8")
+    illm("feedback", "import", "a.csv", "--format", "table", "--map", "prompt=q", "--map", "reply=a")
+    assert ("import", "a.csv", "table", ("prompt", "q"), ("reply", "a")) in workspace.calls
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--format", "csv"), "--format: expected one of events, openwebui, langfuse, chat, table, found 'csv'"),
+        (("--map", "prompt"), "--map: expected KEY=VALUE, such as prompt=question, found 'prompt'"),
+        (("--map", "user=a", "--map", "user=b"), "--map: expected each key once, found 'user' twice"),
+    ],
+)
+def test_an_import_that_is_not_understood_begins_nothing(illm, workspace, given, said) -> None:
+    Path("a.csv").write_text("q,a\n", encoding="utf-8")
+    done = illm("feedback", "import", "a.csv", *given)
+    assert done.exit_code == 2 and said in " ".join(done.stderr.split())
+    assert not any(call[0] == "import" for call in workspace.calls)
 
 
 def test_status_counts_what_is_new(illm, workspace) -> None:
@@ -47,11 +70,11 @@ def test_status_counts_what_is_new(illm, workspace) -> None:
 
 
 def test_a_file_without_one_event_is_wrong_input(illm, workspace, monkeypatch) -> None:
-    refused = tuple(RefusedLine(line, "expected JSON") for line in range(1, 31))
-    found = ImportReport(lines=30, added=0, duplicates=0, waiting=0, unknown_types={}, refused=refused)
-    monkeypatch.setattr(workspace, "import_feedback", lambda path, progress: found)
+    refused = tuple(RefusedRow(line, "expected JSON") for line in range(1, 31))
+    found = ImportReport(rows=30, taken=0, added=0, duplicates=0, waiting=0, unknown_types={}, refused=refused)
+    monkeypatch.setattr(workspace, "import_feedback", lambda path, progress, **told: found)
     Path("a.csv").write_text("a,b\n", encoding="utf-8")
     done = illm("feedback", "import", "a.csv")
     assert done.exit_code == 2
-    assert "and 10 more refused lines (all of them with --json)" in done.stdout
+    assert "and 10 more refused rows (all of them with --json)" in done.stdout
     assert "found not one event in a.csv" in done.stderr

@@ -21,7 +21,7 @@ def test_a_patch_shows_the_answer_and_what_else_moved(illm, workspace) -> None:
 
 def test_a_refused_patch_is_a_failure_and_a_wrong_event_wrong_input(illm, workspace) -> None:
     assert illm("patch", "k1").exit_code == 0
-    assert workspace.calls[-1] == ("patch", "k1", None, (), 0.25)
+    assert workspace.calls[-1] == ("patch", "k1", None, (), 0.0)
     workspace.fail = TrainingError("the patch is not local")
     done = illm("patch", "k1")
     assert done.exit_code == 1 and "error: the patch is not local" in done.stderr

@@ -39,7 +39,7 @@ def test_filters_and_the_account(log):
     log.up("t1", log.served("i2", "In a suite?"))
     log.served("i3", "Nobody said anything")
     log.add("page_view", "v1", page="/boots")
-    dataset = log.compile(suite_texts=["in a suite"])
+    dataset = log.compile(suite_texts=["in a suite"], drop_personal_data=True)
     assert dataset.examples == ()
     assert dataset.account == {
         "i1": "personal_data", "k1": "personal_data", "i2": "in_suite", "t1": "in_suite",
@@ -62,7 +62,7 @@ def test_a_prompt_that_cannot_be_trained_is_dropped_before_the_votes(log):
     log.down("t2", "i1", "u2")
     log.corrected("k1", log.served("i2", "In a suite?"), "a", "r1")
     log.corrected("k2", "i2", "b", "r2")
-    dataset = log.compile(suite_texts=["in a suite"])
+    dataset = log.compile(suite_texts=["in a suite"], drop_personal_data=True)
     assert dataset.drop_counts() == {"personal_data": 2, "in_suite": 4}
     log.changed("c1", "i1")
     assert log.compile().account["t1"] == "superseded"

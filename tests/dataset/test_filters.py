@@ -50,8 +50,11 @@ def test_personal_data_in_any_text() -> None:
     address = "mira.b@example.com"
     pair = PairExample(prompt=sft().prompt, chosen="Yes.", rejected=f"Ask {address}", sources=(), users=())
     for bad in (sft(f"I am {address}"), sft(completion=address), pair):
-        assert reason(filters(), bad) is DropReason.PERSONAL_DATA
+        assert reason(filters(drop_personal_data=True), bad) is DropReason.PERSONAL_DATA
         assert reason(filters(drop_personal_data=False), bad) is None
+        assert reason(filters(drop_personal_data=True, public_texts=("@EXAMPLE.com",)), bad) is None
+    assert reason(filters(), sft("I am mira.b@example.com")) is None  # it is replaced before
+    assert reason(filters(), pair) is reason(filters(), sft(completion=address)) is DropReason.PERSONAL_DATA
 
 
 @pytest.mark.parametrize("text", [QUESTION, QUESTION.upper() + "?", QUESTION.replace("boots", "bots")])

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from incremental_llm.errors import InputError
-from incremental_llm.feedback import EVENT_TYPES, EventError, UnknownEvent, event_to_dict, parse_event, references
+from incremental_llm.feedback import (
+    EVENT_TYPES,
+    EventError,
+    UnknownEvent,
+    event_to_dict,
+    parse_event,
+    read_event,
+    references,
+)
+from incremental_llm.feedback.events import MAX_DEPTH
 
 TIME = "2026-11-01T12:00:00Z"
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -123,3 +132,31 @@ def test_references_are_the_interactions_an_event_waits_for() -> None:
         "rephrase": ("i1", "i2"),
         "policy_change": (),
     }
+
+
+def test_nesting_is_bounded_so_that_what_is_read_can_be_written() -> None:
+    def odd(depth: int) -> bytes:
+        return b'{"type":"odd","id":"o","x":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+
+    assert event_to_dict(read_event(odd(MAX_DEPTH)))["id"] == "o"
+    for depth in (MAX_DEPTH + 1, 600):
+        with pytest.raises(EventError, match="at most 500 levels of nesting, found more"):
+            read_event(odd(depth))
+    wide = {"type": "odd", "id": "o", "x": [[] for _ in range(2 * MAX_DEPTH)]}
+    assert parse_event(wide).id == "o"
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"\xff", "expected UTF-8, found byte 0xff at position 1"),
+        (b"", "expected JSON, found an error at position 1: Expecting value"),
+        (b'{"type":NaN}', "expected JSON, found NaN, which is not JSON"),
+        (b'{"a":1,"a":2}', "expected JSON, found the key 'a' twice; remove one of the two"),
+        (b"[]", "expected an object, found list"),
+    ],
+)
+def test_bytes_that_are_no_event_are_refused_with_a_reason(raw: bytes, reason: str) -> None:
+    with pytest.raises(EventError) as caught:
+        read_event(raw)
+    assert str(caught.value) == reason

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from incremental_llm.feedback import personal_data
+from incremental_llm.feedback.redact import find, redact
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,21 @@ from incremental_llm.feedback import personal_data
         ("from 203.0.113.7 last night", ("ip",)),
         ("from 2001:db8::8a2e:370:7334", ("ip",)),
         ("a@example.com or +1 212 555 0142", ("email", "phone")),
+        ("tel. +61.7.0771.2972", ("phone",)),
+        ("001-581-896-5789x3896", ("phone",)),
+        ("IBAN ES5141227058796183744667 please", ("iban",)),
+        ("I am @hans-georg03 there", ("handle",)),
+        ("my password is xpxhhVwsAUx7", ("secret",)),
+        ("password: hunter2", ("secret",)),
+        ('"api_key": "9f86d081884c7d65"', ("secret",)),
+        ("AKIAIOSFODNN7EXAMPLE", ("secret",)),
+        ("ghp_" + "a1B2" * 9, ("secret",)),
+        ("sk-proj-" + "abcDEF123_" * 3, ("secret",)),
+        ("xoxb-1234567890-abcdefghij", ("secret",)),
+        ("Authorization: Bearer abc123DEF456ghi", ("secret",)),
+        ("eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.SflKxwRJSMeKKF2QT4", ("secret",)),
+        ("postgresql://shop:hunter2@db/illm", ("secret",)),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----", ("secret",)),
     ],
 )
 def test_found(text: str, kinds: tuple[str, ...]) -> None:
@@ -55,6 +73,14 @@ def test_found(text: str, kinds: tuple[str, ...]) -> None:
         "0 10 20 30 40 50 60 degrees",
         "item 00012345, SKU 0042-1234-5678",
         "pi is 3.14159265358979",
+        "450,000-250000-100000-60000 = $40,000",
+        "$409500-400000 and 483000-4200",
+        "Gitta Steiner (1932-1990), 1939-1945",
+        "the token is invalid, the password is wrong, your secret is safe",
+        "password: your new password",
+        "class A:\n    @property\n    def b(self): ...",
+        "x = a@b",
+        "the keyboard, monkey and passwords of people",
         "",
     ],
 )
@@ -65,3 +91,23 @@ def test_not_personal(text: str) -> None:
 def test_long_texts_take_no_time() -> None:
     for filler in ("1 " * 20_000, "a@" * 20_000, "A1" * 20_000, ":" * 40_000, "a." * 20_000 + "@"):
         personal_data(filler)
+
+
+def test_finds_are_replaced_where_they_stand_in_the_text_as_it_was() -> None:
+    text = "Ｍail ｍｉｒａ＠example.com\u200b or m\u200bira@example.com\u2028x"
+    assert redact(text) == ("Ｍail [EMAIL]\u200b or [EMAIL]\u2028x", {"email": 2})
+    assert redact("postgresql://shop:hunter2@db/illm") == ("postgresql://shop:[SECRET]@db/illm", {"secret": 1})
+    assert redact("fine") == ("fine", {})
+
+
+@given(st.text(max_size=60), st.sampled_from(["mira@example.com", "+44 1632 960134", "AKIAIOSFODNN7EXAMPLE"]))
+def test_whatever_stands_around_it_is_kept_and_nothing_is_found_twice(around: str, secret: str) -> None:
+    text = f"{around} {secret} {around}"
+    clean, counts = redact(text)
+    assert secret not in clean and sum(counts.values()) == len(find(text)) >= 1
+    rest, end = "", 0
+    for span in find(text):
+        assert end <= span.start < span.end <= len(text)
+        rest += text[end : span.start] + f"[{span.kind.upper()}]"
+        end = span.end
+    assert clean == rest + text[end:]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from incremental_llm.training import null_space
 from incremental_llm.training.batching import Row
 from incremental_llm.training.null_space import input_products, start_in_null_space
 
@@ -80,10 +81,25 @@ def test_autocast_does_not_round_the_products(adapted: Any) -> None:
     rows = [Row(tuple(range(5, 25)), tuple(range(30, 40 + i))) for i in range(20)]
     layers = layers_of(adapted)
     with torch.no_grad():
-        products = input_products(adapted, layers, rows, lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+        products = list(input_products(adapted, layers, rows, lambda: torch.autocast("cpu", dtype=torch.bfloat16)))
     for _layer, C_DD in products:  # every x has length 1, so the trace counts tokens
         assert C_DD.dtype == torch.float32
         assert C_DD.trace().item() == pytest.approx(sum(row.length for row in rows), rel=1e-5)
+
+
+@pytest.mark.parametrize("held", [1, 30_000])
+def test_few_products_at_a_time_are_the_same_products(adapted: Any, monkeypatch: Any, held: int) -> None:
+    layers = layers_of(adapted)
+    whole = list(input_products(adapted, layers, EVERYDAY, contextlib.nullcontext))
+    passes: list[int] = []
+    once = null_space._products
+    monkeypatch.setattr(null_space, "HELD_BYTES", held)
+    monkeypatch.setattr(null_space, "_products", lambda *given: passes.append(len(given[1])) or once(*given))
+    parts = list(input_products(adapted, layers, EVERYDAY, contextlib.nullcontext))
+    assert sum(passes) == len(layers) and (max(passes) == 1 if held == 1 else 1 < max(passes) < len(layers))
+    for (layer, C_DD), (again, part_DD) in zip(whole, parts, strict=True):
+        assert layer is again
+        torch.testing.assert_close(C_DD, part_DD)
 
 
 def test_layers_that_read_one_tensor_are_turned_alike(adapted: Any) -> None:

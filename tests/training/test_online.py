@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from incremental_llm.artifacts import file_digest, verify_folder
 from incremental_llm.errors import ConfigError, NothingToTrainError, TrainingError
 from incremental_llm.replay import ReplayBuffer, ReplaySettings
+from incremental_llm.training import online as online_module
 from incremental_llm.training.growth import increments_behind
 from incremental_llm.training.increment import read_result
 from incremental_llm.training.moments import moments_beside
@@ -102,6 +103,15 @@ def test_what_was_learnt_is_rehearsed_from_a_bounded_buffer(online: Online) -> N
         assert not report.not_trained
     assert trainer.buffer.counts()["sft"] == {7: 2, 8: 3}  # equal shares of five
     assert trainer.buffer.seen["sft"] == {7: 3, 8: 7}
+
+
+def test_an_endless_stream_is_cut_into_increments(online: Online, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online_module, "INCREMENT", 3)
+    trainer = online("sft", buffer=ReplayBuffer(capacity={"sft": 6}))
+    for example in examples_of("sft")[:7]:
+        trainer.update([example])
+    assert trainer.buffer.seen["sft"] == {1: 3, 2: 3, 3: 1}
+    assert trainer.buffer.counts()["sft"] == {1: 2, 2: 3, 3: 1}
 
 
 def test_a_fresh_buffer_is_kept_as_the_recipe_says(online: Online) -> None:

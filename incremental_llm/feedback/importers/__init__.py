@@ -1,5 +1,11 @@
-"""Logs of other shapes become events here, one module a source; each streams, resumes and refuses line by line."""
+"""Logs of other shapes become events here, one module a shape; each streams, can be repeated, and refuses row by row.
 
-from incremental_llm.feedback.importers.jsonl import ImportReport, RefusedLine, import_jsonl
+`jsonl` is the project's own event format; `openwebui`, `langfuse` and `rows` say what one record of another tool means,
+`records` reads files of records, and `sources` puts them together.
+"""
 
-__all__ = ["ImportReport", "RefusedLine", "import_jsonl"]
+from incremental_llm.feedback.importers.jsonl import import_jsonl
+from incremental_llm.feedback.importers.report import ImportReport, RefusedRow
+from incremental_llm.feedback.importers.sources import FORMATS, Format, format_of, import_file
+
+__all__ = ["FORMATS", "Format", "ImportReport", "RefusedRow", "format_of", "import_file", "import_jsonl"]

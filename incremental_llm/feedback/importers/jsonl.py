@@ -4,52 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from incremental_llm.errors import InputError
-from incremental_llm.feedback.events import Event, EventError, UnknownEvent, parse_event
+from incremental_llm.feedback.events import Event, EventError, UnknownEvent, read_event
+from incremental_llm.feedback.importers.report import ImportReport, Progress, RefusedRow
 from incremental_llm.feedback.store import FeedbackStore, ImportMark, ImportStep
-from incremental_llm.strict_json import parse_json
 
 BATCH_LINES = 1000
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in the file) after every batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedLine:
-    """A line that did not become an event: its number from 1 on, and why."""
-
-    line: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """What one import did.
-
-    `lines` were read now, `resumed` lines before them by an earlier import of the same file. Of those read now `added`
-    are new, `duplicates` were stored already and `blank` are empty. `waiting` is how many events the store holds that
-    wait for their interaction. `unknown_types` counts the events read now that are kept but not understood. `refused`
-    names every refused line of the file, those of earlier imports included.
-    """
-
-    lines: int
-    added: int
-    duplicates: int
-    waiting: int
-    unknown_types: dict[str, int]
-    refused: tuple[RefusedLine, ...]
-    blank: int = 0
-    resumed: int = 0
 
 
 @dataclass
@@ -67,7 +35,7 @@ class _Batch:
             self.blank += 1
             return
         try:
-            self.events.append(_parse(raw))
+            self.events.append(read_event(raw))
             self.numbers.append(number)
         except EventError as error:
             self.refused[number] = str(error)
@@ -112,12 +80,13 @@ def _import(store: FeedbackStore, path: Path, stream: BinaryIO, progress: Progre
             progress(stream.tell(), size)
     refused = dict(store.refused_lines(mark.source)) | total.open_refused
     return ImportReport(
-        lines=total.lines,
+        rows=total.rows,
+        taken=total.taken,
         added=total.added,
         duplicates=total.duplicates,
         waiting=store.waiting_count(),
         unknown_types=dict(sorted(total.unknown.items())),
-        refused=tuple(RefusedLine(line, reason) for line, reason in sorted(refused.items())),
+        refused=tuple(RefusedRow(line, reason) for line, reason in sorted(refused.items())),
         blank=total.blank,
         resumed=start,
     )
@@ -127,7 +96,8 @@ def _import(store: FeedbackStore, path: Path, stream: BinaryIO, progress: Progre
 class _Totals:
     """What was read in this call."""
 
-    lines: int = 0
+    rows: int = 0
+    taken: int = 0
     added: int = 0
     duplicates: int = 0
     blank: int = 0
@@ -140,7 +110,8 @@ class _Totals:
         report = store.append(batch.events, step=step)
         if mark is None:
             self.open_refused = batch.refused | {batch.numbers[r.position]: r.reason for r in report.refused}
-        self.lines += batch.lines
+        self.rows += batch.lines
+        self.taken += len(batch.events) - len(report.refused)
         self.added += report.added
         self.duplicates += report.duplicates
         self.blank += batch.blank
@@ -200,15 +171,3 @@ def _parsed(lines: Sequence[_Line], first: int) -> _Batch:
         else:
             batch.add(number, line.raw.removeprefix(_BOM) if number == 1 else line.raw)
     return batch
-
-
-def _parse(raw: bytes) -> Event:
-    try:
-        obj: Any = parse_json(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise EventError(f"expected UTF-8, found byte 0x{raw[error.start]:02x} at position {error.start + 1}") from None
-    except json.JSONDecodeError as error:
-        raise EventError(f"expected JSON, found an error at position {error.pos + 1}: {error.msg}") from None
-    except ValueError as error:
-        raise EventError(f"expected JSON, found {error}") from None
-    return parse_event(obj)

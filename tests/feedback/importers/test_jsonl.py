@@ -34,10 +34,10 @@ def write(path: Path, *lines: str, end: str = "\n") -> Path:
 
 def short(report: ImportReport) -> dict[str, Any]:
     return {
-        "lines": report.lines,
+        "rows": report.rows,
         "added": report.added,
         "duplicates": report.duplicates,
-        "refused": [refused.line for refused in report.refused],
+        "refused": [refused.row for refused in report.refused],
         "resumed": report.resumed,
     }
 
@@ -58,9 +58,9 @@ def test_a_bad_line_is_named_and_the_rest_goes_in(store: FeedbackStore, tmp_path
         served("i2"),
     )
     report = import_jsonl(store, path)
-    assert (report.lines, report.added, report.duplicates, report.blank, report.waiting) == (11, 4, 1, 1, 1)
+    assert (report.rows, report.added, report.duplicates, report.blank, report.waiting) == (11, 4, 1, 1, 1)
     assert report.unknown_types == {"page_view": 1}
-    reasons = {refused.line: refused.reason for refused in report.refused}
+    reasons = {refused.row: refused.reason for refused in report.refused}
     assert reasons.keys() == {2, 6, 8, 9, 10}
     assert "expected JSON, found an error at position" in reasons[2]
     assert "id 'i1' is stored with other content" in reasons[6]
@@ -73,7 +73,7 @@ def test_bytes_that_are_no_utf8_are_one_bad_line(store: FeedbackStore, tmp_path:
     path = tmp_path / "log.jsonl"
     path.write_bytes(served("i1").encode() + b"\n\xff\xfe\n" + served("i2").encode() + b"\n")
     report = import_jsonl(store, path)
-    assert short(report) == {"lines": 3, "added": 2, "duplicates": 0, "refused": [2], "resumed": 0}
+    assert short(report) == {"rows": 3, "added": 2, "duplicates": 0, "refused": [2], "resumed": 0}
     assert report.refused[0].reason == "expected UTF-8, found byte 0xff at position 1"
 
 
@@ -81,7 +81,7 @@ def test_separators_inside_texts_and_other_line_ends_are_harmless(store: Feedbac
     path = tmp_path / "log.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + (served("i1", "a\u2028b\u0085c") + "\r\n" + served("i2") + "\r\n").encode())
     report = import_jsonl(store, path)
-    assert short(report) == {"lines": 2, "added": 2, "duplicates": 0, "refused": [], "resumed": 0}
+    assert short(report) == {"rows": 2, "added": 2, "duplicates": 0, "refused": [], "resumed": 0}
     assert next(store.read()).event.reply == "a\u2028b\u0085c"  # type: ignore[union-attr]
 
 
@@ -89,37 +89,37 @@ def test_the_same_file_again_reads_nothing_and_still_names_its_bad_lines(store: 
     path = write(tmp_path / "log.jsonl", served("i1"), "{", served("i2"))
     import_jsonl(store, path)
     again = import_jsonl(store, path)
-    assert short(again) == {"lines": 0, "added": 0, "duplicates": 0, "refused": [2], "resumed": 3}
+    assert short(again) == {"rows": 0, "added": 0, "duplicates": 0, "refused": [2], "resumed": 3}
 
 
 def test_a_file_that_grew_is_read_from_where_it_ended(store: FeedbackStore, tmp_path: Path) -> None:
     path = write(tmp_path / "log.jsonl", served("i1"))
     import_jsonl(store, path)
     write(path, served("i1"), served("i2"), "{")
-    assert short(import_jsonl(store, path)) == {"lines": 2, "added": 1, "duplicates": 0, "refused": [3], "resumed": 1}
+    assert short(import_jsonl(store, path)) == {"rows": 2, "added": 1, "duplicates": 0, "refused": [3], "resumed": 1}
 
 
 def test_a_file_that_changed_is_read_from_the_top(store: FeedbackStore, tmp_path: Path) -> None:
     path = write(tmp_path / "log.jsonl", served("i1"), "{", served("i2"))
     import_jsonl(store, path)
     write(path, served("i1"), served("i3"))
-    assert short(import_jsonl(store, path)) == {"lines": 2, "added": 1, "duplicates": 1, "refused": [], "resumed": 0}
+    assert short(import_jsonl(store, path)) == {"rows": 2, "added": 1, "duplicates": 1, "refused": [], "resumed": 0}
 
 
 def test_a_file_that_shrank_is_read_from_the_top(store: FeedbackStore, tmp_path: Path) -> None:
     path = write(tmp_path / "log.jsonl", served("i1"), served("i2"))
     import_jsonl(store, path)
     write(path, served("i1"))
-    assert short(import_jsonl(store, path)) == {"lines": 1, "added": 0, "duplicates": 1, "refused": [], "resumed": 0}
+    assert short(import_jsonl(store, path)) == {"rows": 1, "added": 0, "duplicates": 1, "refused": [], "resumed": 0}
 
 
 def test_a_last_line_without_its_end_is_read_and_read_again(store: FeedbackStore, tmp_path: Path) -> None:
     path = write(tmp_path / "log.jsonl", served("i1"), served("i2")[:-9], end="")
-    assert short(import_jsonl(store, path)) == {"lines": 2, "added": 1, "duplicates": 0, "refused": [2], "resumed": 0}
+    assert short(import_jsonl(store, path)) == {"rows": 2, "added": 1, "duplicates": 0, "refused": [2], "resumed": 0}
     write(path, served("i1"), served("i2"), end="")
-    assert short(import_jsonl(store, path)) == {"lines": 1, "added": 1, "duplicates": 0, "refused": [], "resumed": 1}
+    assert short(import_jsonl(store, path)) == {"rows": 1, "added": 1, "duplicates": 0, "refused": [], "resumed": 1}
     write(path, served("i1"), served("i2"))
-    assert short(import_jsonl(store, path)) == {"lines": 1, "added": 0, "duplicates": 1, "refused": [], "resumed": 1}
+    assert short(import_jsonl(store, path)) == {"rows": 1, "added": 0, "duplicates": 1, "refused": [], "resumed": 1}
 
 
 def test_a_killed_import_continues(store: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_a_killed_import_continues(store: FeedbackStore, tmp_path: Path, monkeyp
         import_jsonl(store, path, progress=kill)
     assert store.head() == 19
     report = import_jsonl(store, path)
-    assert short(report) == {"lines": 15, "added": 15, "duplicates": 0, "refused": [4], "resumed": 20}
+    assert short(report) == {"rows": 15, "added": 15, "duplicates": 0, "refused": [4], "resumed": 20}
     assert [stored.seq for stored in store.read()] == list(range(1, 35))
 
 
@@ -176,13 +176,13 @@ def test_a_huge_line_is_refused_and_the_rest_goes_in(
         path.write_bytes(path.read_bytes() + b"y" * 2000)
     report = import_jsonl(store, path)
     assert report.added == 2
-    assert (report.refused[0].line, report.refused[0].reason) == (
+    assert (report.refused[0].row, report.refused[0].reason) == (
         2,
         "expected at most 1000 bytes in a line, found 3000001",
     )
-    assert [refused.line for refused in report.refused] == ([2] if ended else [2, 4])
+    assert [refused.row for refused in report.refused] == ([2] if ended else [2, 4])
     again = import_jsonl(store, path)  # the mark covers the huge line: only what has no end is read again
-    assert (again.lines, again.added, again.resumed) == (0 if ended else 1, 0, 3)
+    assert (again.rows, again.added, again.resumed) == (0 if ended else 1, 0, 3)
 
 
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00+02:00", "9999-12-31T23:59:59-12:00"])
@@ -192,7 +192,7 @@ def test_a_time_that_utc_cannot_hold_is_one_refused_line(time: str, store: Feedb
     report = import_jsonl(store, path)
     assert report.added == 3  # an event of an unknown type is kept without its time
     (refused,) = report.refused
-    assert refused.line == 2 and "between the years 1 and 9999" in refused.reason
+    assert refused.row == 2 and "between the years 1 and 9999" in refused.reason
 
 
 def test_two_imports_of_one_file_at_once_agree(

@@ -1,0 +1,52 @@
+"""Personal data and secrets leave before anything else sees an event: what is compiled, stored and trained has none.
+
+In a prompt a placeholder such as [EMAIL] takes their place. A reply that holds some is left out by default: a model
+that is taught to say [EMAIL] will say it to someone who asked where to write to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from incremental_llm.chat import Message
+from incremental_llm.dataset.settings import CompileSettings
+from incremental_llm.feedback.events import Correction, Event, Interaction
+from incremental_llm.feedback.redact import redact
+from incremental_llm.feedback.store import StoredEvent
+
+
+class Redaction:
+    """Replaces as the settings have it; `counts` are the finds in what was replaced so far, by kind."""
+
+    def __init__(self, settings: CompileSettings) -> None:
+        self._prompts = settings.personal_data_in_prompts == "replace"
+        self._replies = settings.personal_data_in_replies == "replace"
+        self._public = settings.public_texts
+        self.counts: Counter[str] = Counter()
+
+    def of(self, stored: StoredEvent) -> StoredEvent:
+        """The event without; itself where there is nothing to replace."""
+        event = self._event(stored.event)
+        return stored if event is stored.event else replace(stored, event=event)
+
+    def _event(self, event: Event) -> Event:
+        if isinstance(event, Interaction):
+            messages = tuple(map(self._message, event.messages)) if self._prompts else event.messages
+            reply = self._text(event.reply) if self._replies else event.reply
+            if messages != event.messages or reply != event.reply:
+                return event.model_copy(update={"messages": messages, "reply": reply})
+        elif isinstance(event, Correction) and self._replies:
+            content = self._text(event.content)
+            if content != event.content:
+                return event.model_copy(update={"content": content})
+        return event
+
+    def _message(self, message: Message) -> Message:
+        text = self._text(message.content)
+        return message if text == message.content else message.model_copy(update={"content": text})
+
+    def _text(self, text: str) -> str:
+        clean, counts = redact(text, self._public)
+        self.counts.update(counts)
+        return clean

@@ -1,0 +1,226 @@
+"""Files of records, whatever holds them: JSONL, a JSON array, {"data": [...]}, CSV, TSV or Parquet; one at a time.
+
+No file is held in memory: JSON arrays are read by ijson, Parquet by row groups. A record that cannot be read is a
+reason in its place, and where the rest cannot be read after it, it says so.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from incremental_llm.errors import InputError
+from incremental_llm.strict_json import parse_json
+
+MAX_FIELD = 64 * 1024 * 1024
+"""Longest line or CSV field, in bytes or characters."""
+MAX_DEPTH = 100
+"""Deepest nesting of a JSON document; exports have about ten levels."""
+
+_BOM = b"\xef\xbb\xbf"
+_PARQUET_ROWS = 512
+_TABLES = {".csv": ",", ".tsv": "\t"}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record: its number from 1 on, and its `data`, or else the `reason` why it could not be read."""
+
+    number: int
+    data: dict[str, Any] | None
+    reason: str = ""
+
+
+def is_table(path: Path) -> bool:
+    """Whether rows have columns, by the file's name."""
+    return path.suffix.lower() in (*_TABLES, ".parquet")
+
+
+@contextmanager
+def open_records(path: Path) -> Iterator[tuple[Iterator[Record], Callable[[], int]]]:
+    """The records of a file, and how many of its bytes were read so far.
+
+    Raises:
+        InputError: the file cannot be read at all.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: expected a file of records, found none to read ({error.strerror}).") from error
+    with stream:
+        yield _records(path, stream), stream.tell
+
+
+def _records(path: Path, stream: BinaryIO) -> Iterator[Record]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet(stream)
+    if suffix in _TABLES:
+        return _delimited(stream, _TABLES[suffix])
+    return _json(stream)
+
+
+def _json(stream: BinaryIO) -> Iterator[Record]:
+    """JSONL where the first line is a whole object, else one JSON document."""
+    start = len(_BOM) if stream.read(len(_BOM)) == _BOM else 0
+    stream.seek(start)
+    first = _first_line(stream)
+    stream.seek(start)
+    if not first.lstrip().startswith(b"["):
+        try:
+            found = parse_json(first.decode("utf-8"))
+        except ValueError:
+            found = None
+        if isinstance(found, dict) and not _is_page(found):
+            return _lines(stream)
+    return _document(stream, start)
+
+
+def _first_line(stream: BinaryIO) -> bytes:
+    """The first line that is not blank."""
+    line = stream.readline(MAX_FIELD + 1)
+    while line and not line.strip():
+        line = stream.readline(MAX_FIELD + 1)
+    return line
+
+
+def _is_page(found: dict[str, Any]) -> bool:
+    """Whether an object is a page of an API: the records are in its `data`."""
+    return isinstance(found.get("data"), list)
+
+
+def _lines(stream: BinaryIO) -> Iterator[Record]:
+    number = 0
+    while raw := stream.readline(MAX_FIELD + 1):
+        number += 1
+        if len(raw) > MAX_FIELD and not raw.endswith(b"\n"):
+            size = len(raw)
+            while not raw.endswith(b"\n") and (raw := stream.readline(1 << 20)):
+                size += len(raw)
+            yield Record(number, None, f"expected at most {MAX_FIELD} bytes in a line, found {size}")
+        elif raw.strip():
+            yield _line(number, raw)
+        else:
+            yield Record(number, None)
+
+
+def _line(number: int, raw: bytes) -> Record:
+    try:
+        return _record(number, parse_json(raw.decode("utf-8")))
+    except UnicodeDecodeError as error:
+        return Record(
+            number, None, f"expected UTF-8, found byte 0x{raw[error.start]:02x} at position {error.start + 1}"
+        )
+    except json.JSONDecodeError as error:
+        return Record(number, None, f"expected JSON, found an error at position {error.pos + 1}: {error.msg}")
+    except ValueError as error:
+        return Record(number, None, f"expected JSON, found {error}")
+
+
+def _record(number: int, data: Any) -> Record:
+    if isinstance(data, dict):
+        return Record(number, data)
+    return Record(number, None, f"expected an object, found {type(data).__name__}")
+
+
+def _document(stream: BinaryIO, start: int) -> Iterator[Record]:
+    """The objects of an array, of the array `data` of an object, or the one object that the document is."""
+    import ijson
+
+    number = 0
+    try:
+        where = _place(ijson.parse(_not_deep(ijson.basic_parse(stream))))
+        stream.seek(start)
+        # Without use_float, since with it an integer above 2**63 would be the end of the file.
+        for data in ijson.items(ijson.parse(_not_deep(ijson.basic_parse(stream))), where):
+            number += 1
+            yield _record(number, _with_floats(data))
+    except (ijson.JSONError, UnicodeDecodeError, _TooDeepError) as error:
+        said = " ".join(str(error).split())[:200]
+        yield Record(number + 1, None, f"expected JSON, found an error ({said}); nothing after it was read")
+
+
+class _TooDeepError(ValueError):
+    """JSON whose nesting alone would fill the memory: ijson names the place of every value in full."""
+
+
+def _not_deep(parsed: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    depth = 0
+    for event, value in parsed:
+        if event in ("start_map", "start_array"):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise _TooDeepError(f"nested more than {MAX_DEPTH} deep")
+        elif event in ("end_map", "end_array"):
+            depth -= 1
+        yield event, value
+
+
+def _with_floats(data: Any) -> Any:
+    """The same data with floats in the place of decimals."""
+    if isinstance(data, Decimal):
+        return float(data)
+    if isinstance(data, dict):
+        return {name: _with_floats(value) for name, value in data.items()}
+    return [_with_floats(value) for value in data] if isinstance(data, list) else data
+
+
+def _place(parsed: Iterator[tuple[str, str, Any]]) -> str:
+    """Where the records are, as ijson names places."""
+    _, first, _ = next(parsed, ("", "", None))
+    if first == "start_array":
+        return "item"
+    for prefix, event, _ in parsed:
+        if (prefix, event) == ("data", "start_array"):
+            return "data.item"
+    return ""
+
+
+def _delimited(stream: BinaryIO, delimiter: str) -> Iterator[Record]:
+    """Rows of a table under its header, by the csv module; numbers count rows after the header."""
+    csv.field_size_limit(MAX_FIELD)
+    rows = csv.reader(_texts(stream), delimiter=delimiter, strict=True)
+    number = 0
+    try:
+        header = next(rows, [])
+        if len(set(header)) < len(header):
+            yield Record(1, None, f"expected columns of different names, found {header}; nothing was read")
+            return
+        for row in rows:
+            number += 1
+            if not row:
+                yield Record(number, None)
+            elif len(row) != len(header):
+                yield Record(number, None, f"expected {len(header)} columns, found {len(row)}")
+            else:
+                yield Record(number, dict(zip(header, row, strict=True)))
+    except (csv.Error, UnicodeDecodeError) as error:
+        yield Record(number + 1, None, f"expected a row in UTF-8, found otherwise ({error}); nothing after it was read")
+
+
+def _texts(stream: BinaryIO) -> Iterator[str]:
+    encoding = "utf-8-sig"
+    for raw in stream:
+        yield raw.decode(encoding)
+        encoding = "utf-8"
+
+
+def _parquet(stream: BinaryIO) -> Iterator[Record]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        for batch in pq.ParquetFile(stream).iter_batches(batch_size=_PARQUET_ROWS):
+            for data in batch.to_pylist():
+                number += 1
+                yield Record(number, data)
+    except pa.ArrowException as error:
+        said = " ".join(str(error).split())[:200]
+        yield Record(number + 1, None, f"expected a Parquet file, found otherwise ({said}); nothing after it was read")
