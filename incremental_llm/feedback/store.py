@@ -237,12 +237,6 @@ class FeedbackStore:
             return tuple((row.source, row.line, row.reason) for row in rows)
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
-        """A connection to read by."""
-        with self._engine.connect() as connection:
-            yield connection
-
-    @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """One transaction, and the only one that writes meanwhile: committed at the end, undone if anything raises."""
         with self._engine.begin() as connection:
