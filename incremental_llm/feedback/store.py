@@ -236,6 +236,10 @@ class FeedbackStore:
             rows = connection.execute(sa.select(*columns).order_by(*columns[:2]))
             return tuple((row.source, row.line, row.reason) for row in rows)
 
+    def reading(self) -> sa.Connection:
+        """A connection to read tables by that a way in keeps beside the events; close it."""
+        return self._engine.connect()
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """One transaction, and the only one that writes meanwhile: committed at the end, undone if anything raises."""

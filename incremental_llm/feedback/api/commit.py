@@ -133,7 +133,7 @@ class GroupCommit:
     @contextlib.contextmanager
     def _kept_open(self) -> Iterator[None]:
         """A connection beside those of the transactions: SQLite removes its log when the last one closes."""
-        with self._store.connect() as connection:
+        with self._store.reading() as connection:
             connection.execute(sa.select(1))
             connection.rollback()
             yield

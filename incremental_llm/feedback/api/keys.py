@@ -117,7 +117,7 @@ class KeyTable:
 
     def list(self) -> list[ApiKey]:
         """All keys, revoked ones too, oldest first."""
-        with self._store.connect() as connection:
+        with self._store.reading() as connection:
             rows = connection.execute(sa.select(tables.keys).order_by(tables.keys.c.created, tables.keys.c.id))
             return [_key(row) for row in rows]
 
@@ -150,7 +150,7 @@ class KeyTable:
 
     def credentials(self) -> Credentials:
         """What a server checks requests against."""
-        with self._store.connect() as connection:
+        with self._store.reading() as connection:
             rows = connection.execute(sa.select(tables.keys)).all()
             signing = connection.execute(sa.select(tables.signing_secrets)).all()
         return Credentials(

@@ -65,7 +65,7 @@ def test_an_answer_that_was_forgotten_still_doubles_nothing(api, make_interactio
     again = api.post("/v1/interactions", make_interaction(), Idempotency_Key="a")
     assert again.json() == {**first, "outcome": "duplicate"}
     assert api.stored() == [first["id"]]
-    with api.store.connect() as connection:
+    with api.store.reading() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(tables.answers)).scalar_one() == 1
 
 
@@ -78,7 +78,7 @@ def test_a_header_that_is_no_key_is_400(api, make_interaction, header: str) -> N
 
 def test_neither_header_nor_body_is_kept_in_the_clear(api, make_interaction, tmp_path) -> None:
     api.post("/v1/interactions", make_interaction(), Idempotency_Key="a-telling-header")
-    with api.store.connect() as connection:
+    with api.store.reading() as connection:
         kept = str(connection.execute(sa.select(tables.answers)).all())
     assert "a-telling-header" not in kept
     assert "30 days" not in kept
