@@ -23,6 +23,10 @@ def create(
         list[str],
         typer.Option("--scope", "-s", help="ingest: replies and users' feedback; review: corrections; admin: metrics."),
     ],
+    reviewer: Annotated[
+        str | None,
+        typer.Option("--reviewer", "-r", help="The only one in whose name it may correct; by default anyone."),
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -32,7 +36,7 @@ def create(
 
     with feedback_store(config, overrides) as store:
         keys = KeyTable(store)
-        key, secret = keys.create(name, scope)
+        key, secret = keys.create(name, scope, reviewer)
         sharing = [other.id for other in keys.list() if other.name == name and other.id != key.id and not other.revoked]
     if as_json:
         return result({**_record(key), "key": secret})
@@ -104,6 +108,7 @@ def _record(key: ApiKey) -> dict[str, Any]:
         "id": key.id,
         "name": key.name,
         "scopes": sorted(key.scopes),
+        "reviewer": key.reviewer,
         "created": key.created.isoformat(),
         "revoked": key.revoked.isoformat() if key.revoked else None,
     }

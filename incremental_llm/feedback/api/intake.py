@@ -67,6 +67,8 @@ def prepare(obj: Any, types: Sequence[str], caller: Caller, now: datetime, posit
     if SCOPE_OF[kind] not in caller.key.scopes:
         do = f"Use a key made with --scope {SCOPE_OF[kind]}."
         raise Problem(403, f"a key with the scope {SCOPE_OF[kind]} for a {kind}", _scopes(caller.key), do)
+    if caller.key.reviewer is not None and SCOPE_OF[kind] == "review":
+        fields.setdefault("reviewer", caller.key.reviewer)
     own_time = "time" in fields
     fields.setdefault("id", _new_id(kind, caller.idempotency, position))
     fields.setdefault("time", now.isoformat())
@@ -76,6 +78,7 @@ def prepare(obj: Any, types: Sequence[str], caller: Caller, now: datetime, posit
         raise Problem(
             422, f"a {kind} as docs/events.md has it", str(error), "Correct the field that is named."
         ) from None
+    _check_reviewer(event, caller.key)
     _check_tokens(event, tokens, caller)
     return Entry(event, own_time)
 
@@ -97,6 +100,13 @@ def _tokens(fields: dict[str, Any]) -> list[str]:
         do = "Give the reply_token that came back when each interaction was logged."
         raise Problem(422, f"{TOKENS}: a list of one or two strings", found, do)
     return tokens
+
+
+def _check_reviewer(event: Event, key: ApiKey) -> None:
+    found = getattr(event, "reviewer", None)
+    if found is not None and key.reviewer is not None and found != key.reviewer:
+        do = "Use that reviewer's own key, or one that was made without --reviewer."
+        raise Problem(403, f"the reviewer {key.reviewer[:100]!r}, whose key this is", repr(found[:100]), do)
 
 
 def _check_tokens(event: Event, tokens: Sequence[str], caller: Caller) -> None:

@@ -33,7 +33,10 @@ _NOBODY = hashlib.sha256(secrets.token_bytes()).hexdigest()
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What is known of a key; `name` is its owner, which several keys may share."""
+    """What is known of a key; `name` is its owner, which several keys may share.
+
+    One that is bound to a `reviewer` corrects in no other name; else one key could be a whole quorum.
+    """
 
     id: str
     name: str
@@ -41,6 +44,7 @@ class ApiKey:
     created: datetime
     revoked: datetime | None
     digest: str = field(repr=False)
+    reviewer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,28 +88,33 @@ class KeyTable:
             if connection.execute(sa.select(tables.signing_secrets.c.id)).first() is None:
                 _new_signing_secret(connection, 1)
 
-    def create(self, name: str, scopes: Iterable[str]) -> tuple[ApiKey, str]:
+    def create(self, name: str, scopes: Iterable[str], reviewer: str | None = None) -> tuple[ApiKey, str]:
         """A new key and its text, which nobody can be told again.
 
         Raises:
-            InputError: a name that is none, no scope, or an unknown one.
+            InputError: a name that is none, no scope, an unknown one, or a reviewer without the scope review.
         """
         wanted = frozenset(scopes)
         if not wanted or not wanted <= set(get_args(Scope)):
             raise InputError(
                 f"api key: expected scopes out of {', '.join(get_args(Scope))}, found {', '.join(wanted) or 'none'}."
             )
-        try:
-            TypeAdapter(Id).validate_python(name)
-        except ValidationError:
-            raise InputError(
-                f"api key: expected a name of 1 to {MAX_ID} characters without control characters, found {name!r}."
-            ) from None
+        if reviewer is not None and "review" not in wanted:
+            raise InputError(f"api key: expected the scope review for the reviewer {reviewer!r}, found none.")
+        for what, told in (("name", name), ("reviewer", reviewer or name)):
+            try:
+                TypeAdapter(Id).validate_python(told)
+            except ValidationError:
+                raise InputError(
+                    f"api key: expected a {what} of 1 to {MAX_ID} characters without control characters, found "
+                    f"{told!r}."
+                ) from None
         secret = secrets.token_urlsafe(32)
         row = {
             "id": secrets.token_hex(6),
             "name": name,
             "scopes": " ".join(sorted(wanted)),
+            "reviewer": reviewer,
             "digest": _digest(secret),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "revoked": None,
@@ -182,4 +191,5 @@ def _key(row: sa.Row[tuple[object, ...]]) -> ApiKey:
         created=datetime.fromisoformat(row.created),
         revoked=None if row.revoked is None else datetime.fromisoformat(row.revoked),
         digest=row.digest,
+        reviewer=row.reviewer,
     )

@@ -11,6 +11,7 @@ keys = sa.Table(
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("name", sa.String, nullable=False),
     sa.Column("scopes", sa.String, nullable=False),  # separated by spaces
+    sa.Column("reviewer", sa.String, nullable=True),  # the one in whose name it may correct; null: anyone's
     sa.Column("digest", sa.String(64), nullable=False),  # sha256 of the secret, which is stored nowhere
     sa.Column("created", sa.String, nullable=False),  # ISO 8601, UTC
     sa.Column("revoked", sa.String, nullable=True),

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from starlette.requests import Request
 
+from incremental_llm.errors import InputError
 from incremental_llm.feedback.api import groups
 from incremental_llm.feedback.api.body import read_body
 from incremental_llm.feedback.api.boundary import Boundary
@@ -396,3 +397,23 @@ def test_a_database_that_fails_is_503_and_health_says_so(api, make_interaction, 
     assert api.stored() == []
     assert api.client.get("/health").status_code == 200  # it tries again itself
     api.log(id="i1")
+
+
+def test_a_reviewers_own_key_speaks_for_nobody_else(api) -> None:
+    name, _ = api.log()
+    api.keys["ann"] = api.table.create("ann", ["review"], "ann")[1]
+    api.seconds[0] += 60  # a server reads new keys now and then
+    body = {"type": "correction", "interaction": name, "content": "45 days."}
+    assert api.post("/v1/feedback", body, "ann").status_code == 202
+    again = api.post("/v1/feedback", {**body, "reviewer": "ann"}, "ann")
+    assert again.status_code == 202
+    forged = api.post("/v1/feedback", {**body, "reviewer": "bob"}, "ann")
+    assert forged.status_code == 403 and "the reviewer 'ann', whose key this is" in forged.json()["error"]["expected"]
+    change = {"type": "policy_change", "reviewer": "bob", "supersedes": [name]}
+    assert api.post("/v1/feedback", change, "ann").status_code == 403
+    assert {stored.event.reviewer for stored in api.store.read(types=["correction", "policy_change"])} == {"ann"}
+
+
+def test_a_reviewer_without_the_scope_is_no_key(api) -> None:
+    with pytest.raises(InputError, match="expected the scope review for the reviewer 'ann'"):
+        api.table.create("ann", ["ingest"], "ann")
