@@ -171,6 +171,7 @@ def mean_matrix(seeds: Sequence[Result]) -> list[list[float]]:
 
 def heat_maps(report: Report, folder: Path) -> list[Path]:
     """<method>.png for each method: a panel an order, a_ij with tasks down and versions across."""
+    folder.mkdir(parents=True, exist_ok=True)  # nothing was run where every run was kept
     return [_heat_map(report, method, folder / f"{method}.png") for method in report.methods]
 
 
