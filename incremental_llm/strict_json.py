@@ -20,6 +20,34 @@ def parse_json(text: str) -> Any:
         raise ValueError("JSON nested too deeply") from None
 
 
+def read_json(raw: bytes) -> Any:
+    """Plain data from the bytes of one value.
+
+    Raises:
+        ValueError: not UTF-8, or as for `parse_json`; its text says what was expected and what was found.
+    """
+    try:
+        return parse_json(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{raw[error.start]:02x} at position {error.start + 1}"
+        raise ValueError(f"expected UTF-8, found {found}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected JSON, found an error at position {error.pos + 1}: {error.msg}") from None
+    except ValueError as error:
+        raise ValueError(f"expected JSON, found {error}") from None
+
+
+def deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects are nested more than `depth` deep; a level at a time, so no stack can run out."""
+    level = [value] if isinstance(value, dict | list | tuple) else []
+    for _ in range(depth):
+        level = [item for box in level for item in (box.values() if isinstance(box, dict) else box)]
+        level = [item for item in level if isinstance(item, dict | list | tuple)]
+        if not level:
+            return False
+    return bool(level)
+
+
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

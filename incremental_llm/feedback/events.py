@@ -6,7 +6,6 @@ Unknown types are kept whole as `UnknownEvent`; anything else that does not fit 
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from pydantic import (
 
 from incremental_llm.chat import Message, canonical_json, json_digest
 from incremental_llm.errors import InputError
-from incremental_llm.strict_json import parse_json
+from incremental_llm.strict_json import deeper, read_json
 
 MAX_ID = 200
 """Longest id, in characters."""
@@ -186,13 +185,9 @@ def read_event(raw: bytes) -> Event:
         EventError: not UTF-8, not strict JSON, or as for `parse_event`.
     """
     try:
-        obj = parse_json(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise EventError(f"expected UTF-8, found byte 0x{raw[error.start]:02x} at position {error.start + 1}") from None
-    except json.JSONDecodeError as error:
-        raise EventError(f"expected JSON, found an error at position {error.pos + 1}: {error.msg}") from None
+        obj = read_json(raw)
     except ValueError as error:
-        raise EventError(f"expected JSON, found {_line(error)}") from None
+        raise EventError(_line(error, 200)) from None
     return parse_event(obj)
 
 
@@ -214,7 +209,7 @@ def parse_event(obj: Any) -> Event:
         text.encode()
     except (ValueError, RecursionError, TypeError) as error:
         raise EventError(f"expected plain JSON in valid Unicode, found otherwise ({_line(error)})") from None
-    if text.count("{") + text.count("[") > MAX_DEPTH and _deeper(obj, MAX_DEPTH):
+    if text.count("{") + text.count("[") > MAX_DEPTH and deeper(obj, MAX_DEPTH):
         raise EventError(f"expected at most {MAX_DEPTH} levels of nesting, found more")
     kind = obj.get("type")
     if not isinstance(kind, str) or not kind:
@@ -262,16 +257,6 @@ def references(event: Event) -> tuple[str, ...]:
             return ()
 
 
-def _deeper(value: Any, depth: int) -> bool:
-    level = [value]
-    for _ in range(depth):
-        level = [item for box in level for item in (box.values() if isinstance(box, dict) else box)]
-        level = [item for item in level if isinstance(item, dict | list | tuple)]
-        if not level:
-            return False
-    return True
-
-
 def _unknown(kind: str, obj: Mapping[str, Any]) -> UnknownEvent:
     name = obj.get("id")
     try:
@@ -302,6 +287,6 @@ def _problem(detail: Any, kind: str) -> str:
     return f"{where}: {detail['msg'].removeprefix('Value error, ')}{shown}"
 
 
-def _line(value: object) -> str:
+def _line(value: object, longest: int = 120) -> str:
     text = " ".join(str(value).encode("ascii", "backslashreplace").decode().split())
-    return text if len(text) <= 120 else text[:117] + "..."
+    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from incremental_llm.feedback.api.problem import Problem
 from incremental_llm.feedback.api.settings import ApiSettings
-from incremental_llm.strict_json import parse_json
+from incremental_llm.strict_json import deeper, parse_json
 
 _T = TypeVar("_T")
 _CLOSE = {"Connection": "close"}  # what is still on its way is not waited for
@@ -66,23 +66,9 @@ def _parse(body: bytes, max_depth: int) -> Any:
         raise _bad(f"an error at position {error.pos + 1}: {error.msg}") from None
     except ValueError as error:
         raise _bad(str(error)) from None
-    if _deeper(value, max_depth):
+    if deeper(value, max_depth):
         raise _bad(f"JSON nested deeper than {max_depth} levels")
     return value
-
-
-def _deeper(value: Any, max_depth: int) -> bool:
-    """Whether lists and objects are nested more than `max_depth` deep; a level at a time, so no stack can run out."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(max_depth):
-        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
-        if not level:
-            return False
-    return True
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
 
 
 def _bad(found: str) -> Problem:

@@ -7,7 +7,6 @@ reason in its place, and where the rest cannot be read after it, it says so.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from incremental_llm.errors import InputError
-from incremental_llm.strict_json import parse_json
+from incremental_llm.strict_json import read_json
 
 MAX_FIELD = 64 * 1024 * 1024
 """Longest line or CSV field, in bytes or characters."""
@@ -74,7 +73,7 @@ def _json(stream: BinaryIO) -> Iterator[Record]:
     stream.seek(start)
     if not first.lstrip().startswith(b"["):
         try:
-            found = parse_json(first.decode("utf-8"))
+            found = read_json(first)
         except ValueError:
             found = None
         if isinstance(found, dict) and not _is_page(found):
@@ -112,15 +111,9 @@ def _lines(stream: BinaryIO) -> Iterator[Record]:
 
 def _line(number: int, raw: bytes) -> Record:
     try:
-        return _record(number, parse_json(raw.decode("utf-8")))
-    except UnicodeDecodeError as error:
-        return Record(
-            number, None, f"expected UTF-8, found byte 0x{raw[error.start]:02x} at position {error.start + 1}"
-        )
-    except json.JSONDecodeError as error:
-        return Record(number, None, f"expected JSON, found an error at position {error.pos + 1}: {error.msg}")
+        return _record(number, read_json(raw))
     except ValueError as error:
-        return Record(number, None, f"expected JSON, found {error}")
+        return Record(number, None, str(error))
 
 
 def _record(number: int, data: Any) -> Record:
