@@ -44,7 +44,7 @@ class DropReason(StrEnum):
     OVER_USER_CAP = "over_user_cap"
     """More thumbs than one user may give in a batch."""
     OVER_PAIR_CAP = "over_pair_cap"
-    """More pairs from thumbs than one prompt may give."""
+    """A reply in no pair: the thumbs on its prompt gave as many as one prompt may give."""
     CONFLICT = "conflict"
     """Users disagree, equally many on each side."""
     OUTVOTED = "outvoted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -163,14 +164,24 @@ def _draft_thumb_pairs(batch: Batch, standing: Mapping[ReplyKey, Sequence[Thumb]
     for (prompt, _), votes in standing.items():
         by_prompt[prompt][votes[0].value].append(votes)
     for sides in by_prompt.values():
-        couples = [(up, down) for up in sides[1] for down in sides[-1]]
-        for position, (up, down) in enumerate(couples):
+        paired: set[str] = set()
+        for up, down in itertools.islice(itertools.product(sides[1], sides[-1]), batch.settings.prompt_pair_cap):
             example = _thumb_pair(batch, up, down)
-            if position < batch.settings.prompt_pair_cap:
-                drafts.made.append(batch.draft(example, "thumb_pair"))
-            else:
-                reason = DropReason.OVER_PAIR_CAP
-                drafts.drops.append(Drop(kind="pair", reason=reason, sources=example.sources, users=example.users))
+            drafts.made.append(batch.draft(example, "thumb_pair"))
+            paired.update(example.sources)
+        if sides[1] and sides[-1]:
+            drafts.drops += [_over_cap(votes) for votes in (*sides[1], *sides[-1]) if votes[0].id not in paired]
+
+
+def _over_cap(votes: Sequence[Thumb]) -> Drop:
+    """A reply that stands in no pair; not a drop for each pair that was not made, which grow with the square."""
+    interactions = sorted({thumb.interaction for thumb in votes})
+    return Drop(
+        kind="pair",
+        reason=DropReason.OVER_PAIR_CAP,
+        sources=(*interactions, *sorted(thumb.id for thumb in votes)),
+        users=tuple(sorted({thumb.user for thumb in votes})),
+    )
 
 
 def _thumb_pair(batch: Batch, up: Sequence[Thumb], down: Sequence[Thumb]) -> PairExample:

@@ -6,6 +6,7 @@ Unknown types are kept whole as `UnknownEvent`; anything else that does not fit 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -40,13 +41,17 @@ class EventError(InputError):
 
 
 def _plain_id(value: str) -> str:
-    if not value.strip() or len(value) > MAX_ID or any(ord(c) < 32 for c in value):
+    control = not value.isprintable() and any(ord(c) < 32 for c in value)
+    if control or not value.strip() or len(value) > MAX_ID:
         raise ValueError(f"expected 1 to {MAX_ID} characters without control characters")
     return value
 
 
+_NUMBER = re.compile(r"[\d.\s+-]+")
+
+
 def _text_time(value: Any) -> Any:
-    if not isinstance(value, str | datetime) or (isinstance(value, str) and re.fullmatch(r"[\d.\s+-]+", value)):
+    if not isinstance(value, str | datetime) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
         raise ValueError("expected an ISO 8601 time with its zone, such as 2026-11-01T12:00:00Z")
     return value
 
@@ -222,6 +227,16 @@ def parse_event(obj: Any) -> Event:
         shown = [_problem(detail, kind) for detail in details[:_PROBLEMS_SHOWN]]
         more = len(details) - len(shown)
         raise EventError("; ".join([*shown, *([f"and {more} more"] if more else [])])) from None
+
+
+def load_event(kind: str, body: str) -> Event:
+    """The event that `body`, the JSON of an event of this type, was written from.
+
+    Raises:
+        ValueError, EventError: it was not.
+    """
+    model = EVENT_MODELS.get(kind)
+    return parse_event(json.loads(body)) if model is None else model.model_validate_json(body)  # type: ignore[return-value]
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:
