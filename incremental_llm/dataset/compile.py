@@ -1,6 +1,7 @@
 """From a batch of events to examples: prompts filtered, signals, conflicts, replies filtered, duplicates, account.
 
-A pure function of its arguments: the same events give the same dataset, in whatever order they are handed over.
+A pure function of its arguments: the same events give the same dataset, in whatever order they are handed over or came
+into the log.
 """
 
 from __future__ import annotations
@@ -78,14 +79,14 @@ def compile_dataset(
             c
             if _reply_reason(filters, unfit, c.prompt, [c.rejected]) is None
             else c.model_copy(update={"rejected": ""})
-            for c in sorted(won, key=lambda c: batch.seq[c.event_id])
+            for c in sorted(won, key=lambda c: batch.place[c.event_id])
             if c.event_id in trained
         ),
         account=account,
         redacted=dict(sorted(redaction.counts.items())),
         outcomes=_outcomes(batch, account),
-        first_seq=batch.events[0].seq if batch.events else 0,
-        last_seq=batch.events[-1].seq if batch.events else 0,
+        first_seq=min((stored.seq for stored in batch.events), default=0),
+        last_seq=max((stored.seq for stored in batch.events), default=0),
         superseded=batch.named,
         settings=settings,
     )
