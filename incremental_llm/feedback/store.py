@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from incremental_llm.errors import InputError, IntegrityError
 from incremental_llm.feedback import tables
 from incremental_llm.feedback.encode import Encoded, encode
-from incremental_llm.feedback.events import Event, EventError, parse_event
+from incremental_llm.feedback.events import Event, EventError, stored_event
 from incremental_llm.feedback.sequence import CHUNK, Appending, Refused, chunks
 
 _TAKE_TURN = sa.update(tables.counters).values(value=tables.counters.c.value).where(tables.counters.c.name == "seq")
@@ -328,7 +328,7 @@ def _save_step(connection: sa.Connection, step: ImportStep, refused: Iterable[Re
 
 def _load(body: str) -> Event:
     try:
-        return parse_event(json.loads(body))
+        return stored_event(json.loads(body))
     except (ValueError, EventError) as error:
         raise IntegrityError(
             f"feedback store: expected an event that can be read, found {body[:80]!r} ({error}). "

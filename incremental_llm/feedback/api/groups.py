@@ -12,7 +12,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from incremental_llm.feedback.api.tables import answers
-from incremental_llm.feedback.events import Event, parse_event, references
+from incremental_llm.feedback.events import Event, references, stored_event
 from incremental_llm.feedback.sequence import CHUNK, chunks
 from incremental_llm.feedback.store import AppendReport, FeedbackStore, append_within
 from incremental_llm.feedback.tables import events as event_table
@@ -136,7 +136,7 @@ def _with_first_times(connection: sa.Connection, entries: Sequence[Entry]) -> li
     times: dict[str, datetime | None] = {}
     for ids in chunks(entry.event.id for entry in entries if not entry.own_time):
         rows = connection.execute(_BODIES, {"ids": ids})
-        times |= {row.id: parse_event(json.loads(row.body)).time for row in rows}
+        times |= {row.id: stored_event(json.loads(row.body)).time for row in rows}
     events: list[Event] = []
     for entry in entries:
         time_of_first = times.setdefault(entry.event.id, entry.event.time)
