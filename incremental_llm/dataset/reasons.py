@@ -60,7 +60,7 @@ class DropReason(StrEnum):
     SECOND_ANSWER_FAILED = "second_answer_failed"
     """The answer to a rephrased question was thumbed down or corrected too."""
     SAID_OUTRIGHT = "said_outright"
-    """An implicit signal on a reply that somebody has judged otherwise: what people say counts, not what they do."""
+    """An implicit signal on a reply that somebody judges in words or by a thumb: what people say counts."""
     NO_WEIGHT = "no_weight"
     """The settings give its signal no weight."""
     DUPLICATE = "duplicate"

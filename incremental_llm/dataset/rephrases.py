@@ -101,9 +101,15 @@ def _detected(batch: Batch) -> Iterator[Asked]:
             waited = (second.time - first.time).total_seconds()
             if (first.id, second.id) in named or waited > settings.rephrase_window_seconds:
                 continue
-            asks_it = means_the_same if settings.rephrase_embeddings else asks_again
-            if asks_it(last_user_text(first.messages), last_user_text(second.messages), settings):
+            if is_rephrased(last_user_text(first.messages), last_user_text(second.messages), settings):
                 yield Asked(first, second, None)
+
+
+def is_rephrased(first: str, second: str, settings: CompileSettings) -> bool:
+    """Whether two questions are the same in other words: by their words, or by the model in `rephrase_embeddings`."""
+    if asks_again(first, second, settings):
+        return True
+    return settings.rephrase_embeddings is not None and means_the_same(first, second, settings)
 
 
 def asks_again(first: str, second: str, settings: CompileSettings) -> bool:
@@ -128,10 +134,10 @@ def asks_again(first: str, second: str, settings: CompileSettings) -> bool:
 
 
 def means_the_same(first: str, second: str, settings: CompileSettings) -> bool:
-    """Whether two questions are the same in other words, as the model in `rephrase_embeddings` has it.
+    """Whether two questions that words alone do not find the same are so for the model in `rephrase_embeddings`.
 
     The words propose, at a lower bound than where they decide, and the model decides: one that finds all questions of a
-    shop alike is never asked about those that share no words.
+    shop alike is never asked about those that share few words.
 
     Raises:
         InputError: the extra `embeddings` is not installed, or there is no model.

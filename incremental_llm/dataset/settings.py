@@ -60,13 +60,13 @@ class CompileSettings(BaseModel):
     )
 
     rephrase_embeddings: str | None = _later(
-        None, description="folder of a model2vec model that decides instead; the words then only propose"
+        None, description="folder of a model2vec model that finds more than the words do; nothing is downloaded"
     )
     rephrase_proposal_min: float = _later(
         40.0, ge=0, le=100, description="token-set similarity from which two questions are shown to that model"
     )
     rephrase_cosine_min: float = _later(
-        0.8, ge=-1, le=1, description="cosine of that model from which two questions are the same in other words"
+        0.9, ge=-1, le=1, description="cosine of that model from which two questions are the same in other words"
     )
 
     held_out_share: float = _later(

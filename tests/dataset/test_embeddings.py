@@ -1,4 +1,4 @@
-"""A rephrasing by meaning: the words propose, a tiny model made here decides."""
+"""A rephrasing by meaning: what words do not find the same they propose, and a tiny model made here decides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from incremental_llm.errors import InputError
 FIRST, AGAIN, OTHER = (
     "What does delivery to Norway cost?",
     "What does shipping to Norway cost?",
-    "What does Norway cost me?",
+    "What does it cost to send boots to Norway?",
 )
 
 
@@ -46,10 +46,16 @@ def test_other_words_of_one_meaning_are_a_rephrasing_for_the_model_alone(log, mo
     assert [(pair.chosen, pair.rejected) for pair in dataset.pairs] == [("30 days", "14 days")]
 
 
-def test_the_model_has_the_last_word_over_words(log, model):
+def test_what_the_model_finds_apart_is_no_rephrasing(log, model):
     asked_twice(log, FIRST, OTHER)
-    assert log.compile(rephrase_embeddings=model, rephrase_cosine_min=0.8).examples == ()
+    assert log.compile(rephrase_embeddings=model).examples == ()
     assert log.compile(rephrase_embeddings=model, rephrase_cosine_min=-1).pairs
+
+
+def test_what_words_find_the_same_needs_no_model(log, model, monkeypatch):
+    monkeypatch.setattr(rephrases, "cosine", None)
+    asked_twice(log, "How long is the warranty on boots?", "How many years is the warranty on boots?")
+    assert log.compile(rephrase_embeddings=model).pairs
 
 
 def test_what_shares_no_words_is_never_shown_to_the_model(log, model, monkeypatch):
