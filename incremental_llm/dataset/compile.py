@@ -136,8 +136,10 @@ def _merged(drafts: Sequence[Draft], settings: CompileSettings, drops: list[Drop
 def _one(group: Sequence[Draft], settings: CompileSettings) -> Example:
     users = tuple(sorted({user for draft in group for user in draft.example.users}))
     sources = tuple(dict.fromkeys(name for draft in group for name in draft.example.sources))
-    factor = min(settings.user_weight_cap, 1 + settings.user_weight_step * (len(users) - 1))
-    weight = max(draft.example.weight for draft in group) * factor
+    said = [draft.example for draft in group if not draft.example.implicit] or [draft.example for draft in group]
+    voices = {user for example in said for user in example.users}  # who only did something gives no words more weight
+    factor = min(settings.user_weight_cap, 1 + settings.user_weight_step * (len(voices) - 1))
+    weight = max(example.weight for example in said) * factor
     together: dict[str, object] = {"users": users, "sources": sources, "weight": weight}
     together["serving"] = tuple(dict.fromkeys(one for draft in group for one in draft.example.serving))
     together["implicit"] = all(draft.example.implicit for draft in group)

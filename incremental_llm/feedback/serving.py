@@ -69,7 +69,9 @@ def check_serving(metadata: Mapping[str, Any]) -> None:
 
 def serving_of(metadata: Mapping[str, Any]) -> Serving | None:
     """The block of an interaction's metadata; None where there is none, or one that does not fit."""
+    if BLOCK not in metadata:
+        return None
     try:
-        return ServingBlock.model_validate({BLOCK: metadata.get(BLOCK)}).serving
+        return ServingBlock.model_validate({BLOCK: metadata[BLOCK]}).serving
     except ValidationError:
         return None

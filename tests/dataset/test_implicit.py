@@ -104,3 +104,15 @@ def test_defaults_weigh_what_was_done_less_than_what_was_said():
     done = (weights.copied, weights.repeated, weights.abandoned)
     said = (weights.thumb, weights.correction, weights.preference, weights.ranking, weights.rephrase)
     assert 2 * max(done) < min(said)  # as many users as can be raise a weight twofold
+
+
+def test_what_is_done_lends_no_weight_to_what_is_said(log):
+    log.served("i1", "How long is the retrun period for boots?", "45 days")
+    log.served("i2", "How long is the return period for boots?", "45 days")
+    for n in range(4):
+        log.copied(f"y{n}", "i1", f"many{n}")
+    log.up("t1", "i2")
+    dataset = log.compile()
+    (example,) = dataset.unpaired
+    assert (example.weight, example.implicit, len(example.users)) == (1.0, False, 5)
+    assert set(example.sources) == {"i1", "i2", "t1", "y0", "y1", "y2", "y3"}

@@ -121,6 +121,10 @@ def test_inverse_propensity_weights_recover_what_every_policy_would_have_got(log
         name = served(log, f"i{n}", 0.05 if explored else 0.95)
         (log.up if explored or n % 2 else log.down)(f"t{n}", name, f"u{n}")
     dataset = log.compile(propensity_cap=100)
+    liked = sum(e.weight for e in dataset.unpaired if e.desirable) / sum(e.weight for e in dataset.unpaired)
+    assert liked == pytest.approx(
+        (1.0 + 50 / 95) / 2
+    )  # as logged it is 0.55: production is heard nineteen times as often
     rates = {}
     for arm in (True, False):
         found = [e for e in dataset.unpaired if (e.serving[0].propensity < 0.5) == arm]
