@@ -14,15 +14,20 @@ from incremental_llm.dataset.filters import Filters
 from incremental_llm.dataset.reasons import SEVERITY, Drop, DropReason
 from incremental_llm.dataset.settings import CompileSettings
 from incremental_llm.feedback.events import (
+    Abandon,
+    Copy,
     Correction,
     Event,
     Interaction,
     PolicyChange,
     Preference,
+    Ranking,
     Rephrase,
     Thumb,
     references,
 )
+from incremental_llm.feedback.exploration import is_held_out
+from incremental_llm.feedback.serving import serving_of
 from incremental_llm.feedback.store import StoredEvent
 
 if TYPE_CHECKING:
@@ -33,13 +38,16 @@ _NO_TIME = datetime.min.replace(tzinfo=UTC)  # of an event of an unknown type
 ReplyKey = tuple[object, str]
 """Equal for equal replies to equal prompts: (prompt key, normalised reply)."""
 
-E = TypeVar("E", Interaction, Thumb, Correction, Preference, Rephrase, PolicyChange)
+E = TypeVar("E", bound=Event)
 
 _WOULD_BE: dict[type, tuple[Kind, ...]] = {
     Thumb: ("unpaired",),
     Correction: ("sft", "pair"),
     Preference: ("pair",),
     Rephrase: ("pair", "unpaired"),
+    Ranking: ("pair",),
+    Copy: ("unpaired",),
+    Abandon: ("unpaired",),
 }
 
 
@@ -103,17 +111,18 @@ class Batch:
         self.gone = self.named | superseded
         self.barred = dict.fromkeys(self.gone, DropReason.SUPERSEDED)
         for name, served in self.interactions.items():
-            reason = filters.prompt_reason(served.messages)
+            held_out = is_held_out(served.conversation, settings.held_out_share)
+            reason = DropReason.HELD_OUT if held_out else filters.prompt_reason(served.messages)
             if reason is not None:
                 self.barred.setdefault(name, reason)
         self._keys: dict[str, ReplyKey] = {}
 
-    def _of(self, kind: type[E]) -> list[E]:
-        return [stored.event for stored in self.events if isinstance(stored.event, kind)]
+    def _of(self, *kinds: type[E]) -> list[E]:
+        return [stored.event for stored in self.events if isinstance(stored.event, kinds)]
 
-    def live(self, kind: type[E]) -> list[E]:
-        """Events of a type that can become examples, by time, then id."""
-        return [event for event in self._of(kind) if self.is_live(event)]
+    def live(self, *kinds: type[E]) -> list[E]:
+        """Events of some types that can become examples, by time, then id."""
+        return [event for event in self._of(*kinds) if self.is_live(event)]
 
     def is_live(self, event: Event) -> bool:
         """Whether an event can become examples: nothing that it stands on is barred or missing."""
@@ -132,7 +141,7 @@ class Batch:
     def voice(self, event: Event) -> str:
         """Who speaks in an event; for a rephrase whoever asked."""
         match event:
-            case Thumb() | Preference() | Interaction():
+            case Thumb() | Preference() | Interaction() | Ranking() | Copy() | Abandon():
                 return event.user
             case Correction() | PolicyChange():
                 return event.reviewer
@@ -154,9 +163,11 @@ class Batch:
         return min((self.place[name] for name in sources if name in self.place), default=0)
 
     def draft(self, example: Example, signal: str) -> Draft:
-        """`example` with its place in the batch."""
-        interactions = frozenset(name for name in example.sources if name in self.interactions)
-        return Draft(example, self.order(example.sources), interactions, signal)
+        """`example` with its place in the batch, and how its replies came to be served."""
+        names = [name for name in example.sources if name in self.interactions]
+        serving = tuple(filter(None, (serving_of(self.interactions[name].metadata) for name in names)))
+        example = example.model_copy(update={"serving": serving}) if serving else example
+        return Draft(example, self.order(example.sources), frozenset(names), signal)
 
 
 def _time_and_id(stored: StoredEvent) -> tuple[datetime, str]:

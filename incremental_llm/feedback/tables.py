@@ -170,8 +170,9 @@ def links_of(body: Mapping[str, Any]) -> tuple[Link, ...]:
     """Whom and what an event names, by its JSON; what could be no id is no target."""
     people = [body.get(key) for key in ("user", "reviewer")]
     named = [body.get(key) for key in ("interaction", "chosen", "rejected", "followup")]
-    if isinstance(body.get("supersedes"), list):
-        named += body["supersedes"]
+    for key in ("supersedes", "replies"):
+        if isinstance(body.get(key), list):
+            named += body[key]
     found = [("person", target) for target in dict.fromkeys(filter(_is_id, people))]
     return (*found, *(("event", target) for target in dict.fromkeys(filter(_is_id, named))))
 
