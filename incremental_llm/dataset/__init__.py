@@ -39,6 +39,8 @@ from incremental_llm.dataset.examples import (
 )
 from incremental_llm.dataset.reasons import EVENT_REASONS, Drop, DropReason
 from incremental_llm.dataset.settings import CompileSettings, SignalWeights
+from incremental_llm.dataset.trust_report import Balance, Lift, Share, TrustReport
+from incremental_llm.dataset.trust_settings import TrustSettings
 
 __all__ = [
     "EVENT_REASONS",
@@ -46,16 +48,21 @@ __all__ = [
     "USED",
     "AcceptedCorrection",
     "AccountRow",
+    "Balance",
     "CompileSettings",
     "CompiledDataset",
     "Drop",
     "DropReason",
     "Example",
     "Kind",
+    "Lift",
     "PairExample",
     "SftExample",
+    "Share",
     "SignalWeights",
     "SuiteIndex",
+    "TrustReport",
+    "TrustSettings",
     "Unfit",
     "UnpairedExample",
     "compile_dataset",

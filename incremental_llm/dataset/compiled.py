@@ -17,6 +17,7 @@ from incremental_llm.dataset.corrections import AcceptedCorrection
 from incremental_llm.dataset.examples import KINDS, Example, Kind, PairExample, SftExample, UnpairedExample
 from incremental_llm.dataset.reasons import Drop
 from incremental_llm.dataset.settings import CompileSettings
+from incremental_llm.dataset.trust_report import TrustReport
 from incremental_llm.errors import InputError, IntegrityError
 
 USED = "used"
@@ -48,7 +49,7 @@ class CompiledDataset(BaseModel):
     `account` gives every event of the batch `"used"` or the reason why not, exactly once. `outcomes` counts the same by
     event type. `redacted` counts the personal data and secrets of the batch that placeholders stand for, by kind.
     `first_seq` and `last_seq` bound the batch, both 0 for an empty one. `superseded` are the ids that this
-    batch's policy changes name.
+    batch's policy changes name. `trust` says what the trust controls found and scaled.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +65,7 @@ class CompiledDataset(BaseModel):
     first_seq: int
     last_seq: int
     superseded: frozenset[str]
+    trust: TrustReport = TrustReport()
     settings: CompileSettings
 
     @property
