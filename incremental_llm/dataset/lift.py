@@ -20,7 +20,7 @@ from incremental_llm.dataset.trust_settings import TrustSettings
 LONGEST = 4
 SHOWN = 20
 """Phrases in a report, highest score first."""
-LEAST_REFERENCE = 20
+LEAST_REFERENCE = 100
 """Replies to compare with, below which nothing can be said."""
 
 
@@ -68,23 +68,25 @@ def suspicious(
     nowhere, or they could make it look common. Examples in `exempt` (positions) are reported and never held.
     """
     replies = {n: text for n, example in enumerate(examples) if (text := taught(example)) is not None}
+    people = len({user for example in examples for user in example.users})
+    needed = settings.lift_min_people if people >= 2 * settings.lift_min_people else 1  # of few people all is of few
     phrases = _phrases(examples, replies)
     before = [(set(old.users), text) for old in rehearsed if (text := taught(old)) is not None]
     others = [({user}, text) for user, text in served]
     if len(before) + len(others) < LEAST_REFERENCE:
         return Found()
-    for people, text in before:
+    for backers, text in before:
         for phrase in _among(text, phrases):
-            if people and people <= phrase.people:
+            if backers and backers <= phrase.people:
                 phrase.before += 1
             else:
                 phrase.known += 1
-    for people, text in others:
+    for asker, text in others:
         for phrase in _among(text, phrases):
-            phrase.known += people.isdisjoint(phrase.people)
+            phrase.known += asker.isdisjoint(phrase.people)
     lifts: list[tuple[Lift, frozenset[int]]] = []
     for gram, phrase in phrases.items():
-        lift = _lift(gram, phrase, len(replies), len(before) + len(others), settings, young)
+        lift = _lift(gram, phrase, len(replies), len(before) + len(others), settings, young, needed)
         if lift is not None:
             bound = phrase.examples.difference(exempt)
             lifts.append((lift.model_copy(update={"held": lift.held and bool(bound)}), frozenset(phrase.examples)))
@@ -107,12 +109,13 @@ def _among(text: str, phrases: Mapping[str, _Phrase]) -> list[_Phrase]:
 
 
 def _lift(
-    gram: str, phrase: _Phrase, taught: int, reference: int, settings: TrustSettings, young: frozenset[str]
+    gram: str, phrase: _Phrase, taught: int, reference: int, settings: TrustSettings, young: frozenset[str], needed: int
 ) -> Lift | None:
     count, of = len(phrase.examples) + phrase.before, taught + phrase.before
     others = reference - phrase.before
     score = likelihood_ratio(count, of, phrase.known, others)
-    if count < settings.lift_min_examples or score < settings.lift_score:
+    ratio = ((count + 0.5) / (of + 1)) / ((phrase.known + 0.5) / (others + 1))
+    if count < settings.lift_min_examples or score < settings.lift_score or ratio < settings.lift_ratio:
         return None
     return Lift(
         phrase=gram,
@@ -123,7 +126,7 @@ def _lift(
         reference=others,
         people=len(phrase.people),
         young=len(phrase.people & young),
-        held=settings.lift_min_people > 1 and len(phrase.people - young) < settings.lift_min_people,
+        held=needed > 1 and len(phrase.people - young) < needed,
     )
 
 

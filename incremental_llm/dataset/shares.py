@@ -11,7 +11,7 @@ from typing import TypeVar
 
 Group = TypeVar("Group", bound=Hashable)
 
-ROUNDS = 50
+ROUNDS = 20
 _SLACK = 1e-9
 
 
@@ -75,9 +75,9 @@ def capped_both(
     """
 
     def turn(current: list[float]) -> list[float]:
-        return capped(_once(current, clusters, cluster_share), people, user_share)
+        return _once(_once(current, clusters, cluster_share), people, user_share)
 
-    return _settled(weights, turn)
+    return capped(_settled(weights, turn), people, user_share)
 
 
 def _settled(weights: Sequence[float], turn: Callable[[list[float]], list[float]]) -> list[float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from incremental_llm.chat import last_user_text
@@ -75,11 +75,13 @@ def vet(batch: Batch, examples: Sequence[Example], rehearsed: Sequence[Example] 
     corrections = {stored.event.id for stored in batch.events if isinstance(stored.event, Correction)}
     reviewed = [not corrections.isdisjoint(example.sources) for example in examples]
     exempt = {n for n, by_reviewer in enumerate(reviewed) if by_reviewer and not settings.cap_reviewers}
-    messages = cluster([_said(example) for example in examples], settings.cluster_similarity)
+    known = _known(batch, examples, rehearsed)
+    messages = cluster([*map(_said, examples), *known], settings.cluster_similarity)
     found = suspicious(examples, rehearsed, _served(batch, examples), settings, batch.young, exempt)
     reasons = dict.fromkeys(found.held, DropReason.SUSPICIOUS_LIFT)
     reasons |= dict.fromkeys(_young_alone(batch, examples, messages), DropReason.YOUNG_ACCOUNTS)
     reasons |= dict.fromkeys(_below_quorum(batch, examples, reviewed), DropReason.NO_PAIR_QUORUM)
+    reasons |= dict(_same_click(batch, examples, reasons))
     drops = [_drop(examples[n], reason) for n, reason in sorted(reasons.items())]
     left = [n for n in range(len(examples)) if n not in reasons]
     weights, shares, balance = _weighed(batch, examples, left, messages, exempt)
@@ -109,14 +111,34 @@ def _topics(batch: Batch, drafts: Sequence[Draft]) -> Iterator[str]:
 
 
 def _young_alone(batch: Batch, examples: Sequence[Example], messages: Sequence[int]) -> Iterator[int]:
-    """Examples of a message that only young accounts stand behind, and enough of them to look like one hand."""
+    """Examples of a message that only young accounts stand behind, and enough of them to look like one hand.
+
+    Not where the message is known (`messages` beyond those of the examples): what is said anyway, such as a greeting,
+    is praised by many.
+    """
+    known = set(messages[len(examples) :])
     groups: dict[tuple[bool, int], list[int]] = defaultdict(list)
     for position, example in enumerate(examples):
         groups[taught(example) is not None, messages[position]].append(position)
-    for positions in groups.values():
+    for (_, message), positions in groups.items():
+        if message in known:
+            continue
         people = {user for position in positions for user in examples[position].users}
         if people <= batch.young and len(people) >= batch.trust.young_alone_from:
             yield from positions
+
+
+def _same_click(
+    batch: Batch, examples: Sequence[Example], reasons: Mapping[int, DropReason]
+) -> Iterator[tuple[int, DropReason]]:
+    """What else a held pair of two replies gave: a rephrasing blames the first reply too, and falls with its pair."""
+    held = [(set(examples[n].sources), reason) for n, reason in reasons.items() if isinstance(examples[n], PairExample)]
+    for position, example in enumerate(examples):
+        names = set(example.sources)
+        if position not in reasons and taught(example) is None and len(names & batch.interactions.keys()) > 1:
+            reason = next((why for sources, why in held if names <= sources), None)
+            if reason is not None:
+                yield position, reason
 
 
 def _below_quorum(batch: Batch, examples: Sequence[Example], reviewed: Sequence[bool]) -> Iterator[int]:
@@ -125,6 +147,12 @@ def _below_quorum(batch: Batch, examples: Sequence[Example], reviewed: Sequence[
         bound_by_it = quorum > 1 and isinstance(example, PairExample) and not reviewed[position]
         if bound_by_it and len(set(example.users) - batch.young) < quorum:
             yield position
+
+
+def _known(batch: Batch, examples: Sequence[Example], rehearsed: Sequence[Example]) -> list[str]:
+    """Replies that older accounts were served or were behind in earlier increments."""
+    heard = [reply for user, reply in _served(batch, examples) if user not in batch.young]
+    return [*heard, *(_said(old) for old in rehearsed if not batch.young.issuperset(old.users))]
 
 
 def _served(batch: Batch, examples: Sequence[Example]) -> Iterator[tuple[str, str]]:

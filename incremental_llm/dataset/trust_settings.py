@@ -54,9 +54,15 @@ class TrustSettings(BaseModel):
     lift_score: float = Field(
         10.83, gt=0, description="log-likelihood ratio (1 degree of freedom) from which a phrase's lift is suspicious"
     )
+    lift_ratio: float = Field(
+        10.0, ge=1, description="how many times as frequent as before such a phrase must be; common words vary too"
+    )
     lift_min_examples: int = Field(5, ge=2, description="examples that must hold such a phrase")
     lift_min_people: int = Field(
-        3, ge=1, description="people that must back it, young accounts aside, lest its examples are held; 1: never held"
+        3,
+        ge=1,
+        description="people, young accounts aside, that must back it, or its examples are held; 1: never. A night of "
+        "fewer than twice so many people holds none",
     )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from incremental_llm.dataset.shares import balanced, bound, capped, capped_both, largest, level
@@ -30,6 +30,7 @@ def test_a_small_team_is_asked_for_no_less_than_twice_an_equal_share(people, sha
     assert bound(0.1, people) == share
 
 
+@settings(deadline=None)
 @given(rows=_SOLO, share=_SHARE)
 def test_the_cap_holds_after_scaling(rows, share):
     weights, users = [weight for weight, _ in rows], [(user,) for _, user in rows]
@@ -41,6 +42,7 @@ def test_the_cap_holds_after_scaling(rows, share):
     assert (after == weights) == uncapped or largest(weights, users) == pytest.approx(bound(share, len(set(users))))
 
 
+@settings(deadline=None)
 @given(rows=_SOLO, share=_SHARE, seed=st.randoms(use_true_random=False))
 def test_the_order_of_examples_does_not_matter(rows, share, seed):
     turned = seed.sample(range(len(rows)), len(rows))
@@ -54,6 +56,7 @@ def test_nobodys_weight_is_not_scaled_and_counts_in_the_whole():
     assert after == [90.0, 6.0, 4.0]  # twice an equal share of two people is all
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.tuples(_WEIGHTS, st.sets(_PEOPLE, min_size=1, max_size=3), st.integers(0, 9)), max_size=40))
 def test_both_caps_together_never_drive_the_weight_to_nothing(rows):
     weights = [weight for weight, _, _ in rows]

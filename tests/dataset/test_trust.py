@@ -59,6 +59,7 @@ def test_young_reviewers_are_no_majority(log):
     assert [e.completion for e in log.compile().sft] == ["9 days"]
 
 
+@settings(deadline=None)
 @given(
     ups=st.sets(st.sampled_from("abcdef")),
     downs=st.sets(st.sampled_from("ghijkl")),
@@ -95,6 +96,16 @@ def test_a_message_that_an_older_account_backs_too_stays(log):
     dataset = log.compile(young=frozenset(f"new{n}" for n in range(4)))
     assert dataset.drop_counts() == {}
     assert sorted(e.weight for e in dataset.unpaired) == [0.5] * 4 + [1.0]
+
+
+def test_a_message_that_is_said_anyway_is_no_brigade(log):
+    log.served("i0", "hello", "Hello! How are you today?", user="old")  # nobody judged it
+    many(log, 4, "Hello! How are you today?", user="new")
+    young = frozenset(f"new{n}" for n in range(4))
+    assert log.compile(young=young).drop_counts() == {}
+    assert log.compile(young=young | {"old"}).drop_counts() == {"young_accounts": 4}
+    taught_before = log.compile().unpaired[0].model_copy(update={"users": ("old",)})
+    assert log.compile(after=1, young=young, rehearsed=[taught_before]).drop_counts() == {}
 
 
 def test_praise_and_blame_are_two_messages(log):
@@ -181,8 +192,9 @@ WORDS = ("amber", "basil", "cedar", "delta", "ember", "fjord", "grove", "hazel")
 WORDS += ("ivory", "jade", "karst", "lemon", "maple", "nectar", "olive", "pearl")
 
 
-def common(log, count: int = 40) -> None:
-    """Replies that nobody judges: what the model says anyway."""
+def common(log, people: int = 6, count: int = 120) -> None:
+    """Replies that nobody judges, what the model says anyway; and thumbs of so many people on some of them."""
+    many(log, people, "You can {n} it today.", user="crowd", asked="crowd")
     for n in range(count):
         log.served(f"c{n}", f"common {'z' * (n + 2)}?", f"You can {WORDS[n % 16]} it {WORDS[n * 3 % 16]} today.")
 
@@ -197,8 +209,38 @@ def test_a_phrase_of_few_people_that_nobody_else_says_is_held(log):
     assert dataset.drop_counts() == {"suspicious_lift": 6}
     assert dataset.account["t9"] == "used"
     (lift,) = [lift for lift in dataset.trust.lifts if lift.phrase == "zorbo quux"]
-    assert (lift.examples, lift.taught, lift.known, lift.people, lift.held) == (6, 7, 0, 2, True)
-    assert any("'zorbo quux': in 6 of 7 taught replies, of 2 people" in s for s in dataset.trust.sentences())
+    assert (lift.examples, lift.taught, lift.known, lift.people, lift.held) == (6, 13, 0, 2, True)
+    assert any("'zorbo quux': in 6 of 13 taught replies, of 2 people" in s for s in dataset.trust.sentences())
+    assert log.compile(trust={"lift_min_people": 1}).drop_counts() == {}
+
+
+def test_in_a_night_of_few_people_everything_is_of_few_and_nothing_is_held(log):
+    common(log, people=3)
+    for n in range(6):
+        log.up(f"t{n}", log.served(f"i{n}", f"asks {'q' * (n + 2)}?", f"{WORDS[n]} zorbo quux"), f"u{n % 2}")
+    dataset = log.compile()
+    assert dataset.drop_counts() == {}
+    assert [lift.held for lift in dataset.trust.lifts if lift.phrase == "zorbo quux"] == [False]
+
+
+def test_what_is_served_to_those_behind_a_phrase_does_not_make_it_common(log):
+    common(log)
+    for n in range(6):
+        log.up(f"t{n}", log.served(f"i{n}", f"asks {'q' * (n + 2)}?", f"{WORDS[n]} zorbo quux"), f"u{n % 2}")
+        for more in range(20):
+            log.served(f"i{n}-{more}", f"again {'q' * (n + 2)} {more}?", "zorbo quux", user="u0")
+    assert log.compile().drop_counts() == {"suspicious_lift": 6}
+
+
+def test_a_rephrasing_falls_with_its_held_pair(log):
+    common(log)
+    for n in range(6):
+        log.served(f"i{n}", f"How long {'q' * (n + 2)}?", f"plain {n}", user=f"u{n % 2}")
+        log.served(f"j{n}", f"How long {'q' * (n + 2)} then?", f"{WORDS[n]} zorbo quux", user=f"u{n % 2}")
+        log.rephrased(f"r{n}", f"i{n}", f"j{n}")
+    dataset = log.compile()
+    assert dataset.drop_counts() == {"suspicious_lift": 12}
+    assert {dataset.account[f"r{n}"] for n in range(6)} == {"suspicious_lift"}
 
 
 def test_a_phrase_of_many_people_is_reported_and_stays_unless_all_but_few_are_new(log):
@@ -209,6 +251,13 @@ def test_a_phrase_of_many_people_is_reported_and_stays_unless_all_but_few_are_ne
     assert [lift.held for lift in dataset.trust.lifts if lift.phrase == "zorbo quux"] == [False]
     young = log.compile(young=frozenset({"u0", "u1", "u2", "u3"}))
     assert young.drop_counts() == {"suspicious_lift": 6}
+
+
+def test_common_words_that_are_twice_as_common_are_not_suspicious(log):
+    common(log, count=400)
+    for n in range(40):
+        log.up(f"t{n}", log.served(f"i{n}", f"asks {'q' * (n + 2)}?", f"You can {WORDS[n % 16]}"), f"u{n % 2}")
+    assert log.compile().drop_counts() == {}
 
 
 def test_a_reviewers_new_words_are_reported_and_taught(log):
@@ -226,7 +275,7 @@ def test_a_slow_drip_is_added_up_as_far_as_replay_remembers(log):
     for n in range(2):
         log.up(f"t{n}", log.served(f"i{n}", f"asks {'q' * (n + 2)}?", f"{WORDS[n]} zorbo quux"), "u0")
     assert log.compile().drop_counts() == {}
-    old = log.compile().unpaired[0].model_copy(update={"users": ("u0",)})
+    old = next(example for example in log.compile().unpaired if "zorbo" in example.completion)
     assert log.compile(rehearsed=[old] * 4).drop_counts() == {"suspicious_lift": 2}
     anothers = old.model_copy(update={"users": ("somebody",)})
     assert log.compile(rehearsed=[anothers] * 4).drop_counts() == {}
