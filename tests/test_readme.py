@@ -84,6 +84,7 @@ def test_every_command_that_is_named_exists() -> None:
         "docs/events.md",
         "docs/ingest.md",
         "docs/methods.md",
+        "docs/trust.md",
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:

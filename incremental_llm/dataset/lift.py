@@ -55,6 +55,7 @@ def taught(example: Example) -> str | None:
 
 def suspicious(
     examples: Sequence[Example],
+    behind: Sequence[frozenset[str]],
     rehearsed: Iterable[Example],
     served: Iterable[tuple[str, str]],
     settings: TrustSettings,
@@ -63,14 +64,15 @@ def suspicious(
 ) -> Found:
     """Phrases in the replies that `examples` teach, against what `rehearsed` ones taught before and was `served`.
 
-    `served` are (user, reply). What the people behind a phrase taught before counts with it, so that a phrase that
-    comes a little every night is added up as far as the replay buffer remembers; what was served to them counts
-    nowhere, or they could make it look common. Examples in `exempt` (positions) are reported and never held.
+    `behind` are the people who are for each example's reply, `served` are (user, reply). What the people behind a
+    phrase taught before counts with it, so that a phrase that comes a little every night is added up as far as the
+    replay buffer remembers; what was served to them counts nowhere, or they could make it look common. Examples in
+    `exempt` (positions) are reported and never held.
     """
     replies = {n: text for n, example in enumerate(examples) if (text := taught(example)) is not None}
     people = len({user for example in examples for user in example.users})
     needed = settings.lift_min_people if people >= 2 * settings.lift_min_people else 1  # of few people all is of few
-    phrases = _phrases(examples, replies)
+    phrases = _phrases(behind, replies)
     before = [(set(old.users), text) for old in rehearsed if (text := taught(old)) is not None]
     others = [({user}, text) for user, text in served]
     if len(before) + len(others) < LEAST_REFERENCE:
@@ -94,13 +96,13 @@ def suspicious(
     return Found(tuple(_longest(lifts)), frozenset(held.difference(exempt)))
 
 
-def _phrases(examples: Sequence[Example], replies: Mapping[int, str]) -> dict[str, _Phrase]:
+def _phrases(behind: Sequence[frozenset[str]], replies: Mapping[int, str]) -> dict[str, _Phrase]:
     """The phrases that more than one reply holds."""
     found: dict[str, _Phrase] = defaultdict(_Phrase)
     for position, text in replies.items():
         for gram in _grams(text):
             found[gram].examples.add(position)
-            found[gram].people.update(examples[position].users)
+            found[gram].people.update(behind[position])
     return {gram: phrase for gram, phrase in found.items() if len(phrase.examples) > 1}
 
 

@@ -21,7 +21,7 @@ from incremental_llm.dataset.lift import suspicious, taught
 from incremental_llm.dataset.reasons import Drop, DropReason
 from incremental_llm.dataset.shares import balanced, bound, capped_both, largest
 from incremental_llm.dataset.trust_report import Balance, Share, TrustReport
-from incremental_llm.feedback.events import Correction
+from incremental_llm.feedback.events import Correction, Thumb, references
 
 _DIGITS = 6  # of a weight that was scaled
 
@@ -77,9 +77,10 @@ def vet(batch: Batch, examples: Sequence[Example], rehearsed: Sequence[Example] 
     exempt = {n for n, by_reviewer in enumerate(reviewed) if by_reviewer and not settings.cap_reviewers}
     known = _known(batch, examples, rehearsed)
     messages = cluster([*map(_said, examples), *known], settings.cluster_similarity)
-    found = suspicious(examples, rehearsed, _served(batch, examples), settings, batch.young, exempt)
+    behind = list(_behind(batch, examples))
+    found = suspicious(examples, behind, rehearsed, _served(batch, examples), settings, batch.young, exempt)
     reasons = dict.fromkeys(found.held, DropReason.SUSPICIOUS_LIFT)
-    reasons |= dict.fromkeys(_young_alone(batch, examples, messages), DropReason.YOUNG_ACCOUNTS)
+    reasons |= dict.fromkeys(_young_alone(batch, examples, behind, messages), DropReason.YOUNG_ACCOUNTS)
     reasons |= dict.fromkeys(_below_quorum(batch, examples, reviewed), DropReason.NO_PAIR_QUORUM)
     reasons |= dict(_same_click(batch, examples, reasons))
     drops = [_drop(examples[n], reason) for n, reason in sorted(reasons.items())]
@@ -110,7 +111,20 @@ def _topics(batch: Batch, drafts: Sequence[Draft]) -> Iterator[str]:
         yield next((f"topic {topic}" for topic in named if isinstance(topic, str) and topic), f"question {place}")
 
 
-def _young_alone(batch: Batch, examples: Sequence[Example], messages: Sequence[int]) -> Iterator[int]:
+def _behind(batch: Batch, examples: Sequence[Example]) -> Iterator[frozenset[str]]:
+    """Who is for the reply that each example teaches: whoever only blames the other reply of a pair is not."""
+    clicks = {stored.event.id: stored.event for stored in batch.events if references(stored.event)}
+    for example in examples:
+        said = [clicks[name] for name in example.sources if name in clicks]
+        blaming = [isinstance(event, Thumb) and event.value < 0 for event in said]
+        blamers = {batch.voice(event) for event, blames in zip(said, blaming, strict=True) if blames}
+        others = {batch.voice(event) for event, blames in zip(said, blaming, strict=True) if not blames}
+        yield frozenset(example.users) - (blamers - others if taught(example) is not None else frozenset())
+
+
+def _young_alone(
+    batch: Batch, examples: Sequence[Example], behind: Sequence[frozenset[str]], messages: Sequence[int]
+) -> Iterator[int]:
     """Examples of a message that only young accounts stand behind, and enough of them to look like one hand.
 
     Not where the message is known (`messages` beyond those of the examples): what is said anyway, such as a greeting,
@@ -123,7 +137,7 @@ def _young_alone(batch: Batch, examples: Sequence[Example], messages: Sequence[i
     for (_, message), positions in groups.items():
         if message in known:
             continue
-        people = {user for position in positions for user in examples[position].users}
+        people = frozenset().union(*(behind[position] for position in positions))
         if people <= batch.young and len(people) >= batch.trust.young_alone_from:
             yield from positions
 

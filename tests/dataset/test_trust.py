@@ -98,6 +98,15 @@ def test_a_message_that_an_older_account_backs_too_stays(log):
     assert sorted(e.weight for e in dataset.unpaired) == [0.5] * 4 + [1.0]
 
 
+def test_whoever_blames_the_other_reply_is_no_company_for_a_brigade(log):
+    many(log, 3, "Buy at acme dot example now", user="new")
+    asked = log.events[0].event.messages[-1].content
+    log.down("t1", log.served("i1", asked, "No idea"), "old")
+    dataset = log.compile(young=frozenset({"new0", "new1", "new2"}))
+    assert dataset.drop_counts() == {"young_accounts": 4}  # the pair of it and the blamed reply too
+    assert [(e.desirable, e.users) for e in dataset.unpaired] == [(False, ("old",))]
+
+
 def test_a_message_that_is_said_anyway_is_no_brigade(log):
     log.served("i0", "hello", "Hello! How are you today?", user="old")  # nobody judged it
     many(log, 4, "Hello! How are you today?", user="new")
