@@ -8,7 +8,7 @@ it, and the number of people behind it. A new subject has a lift too, but many p
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -97,10 +97,11 @@ def suspicious(
 
 
 def _phrases(behind: Sequence[frozenset[str]], replies: Mapping[int, str]) -> dict[str, _Phrase]:
-    """The phrases that more than one reply holds."""
+    """The phrases that more than one reply holds; most are in one only, and of these nothing but a hash is kept."""
+    counts = Counter(hash(gram) for text in replies.values() for gram in _grams(text))
     found: dict[str, _Phrase] = defaultdict(_Phrase)
     for position, text in replies.items():
-        for gram in _grams(text):
+        for gram in (gram for gram in _grams(text) if counts[hash(gram)] > 1):
             found[gram].examples.add(position)
             found[gram].people.update(behind[position])
     return {gram: phrase for gram, phrase in found.items() if len(phrase.examples) > 1}
@@ -160,9 +161,11 @@ def _grams(text: str) -> set[str]:
 
 
 def _longest(lifts: Sequence[tuple[Lift, frozenset[int]]]) -> Iterator[Lift]:
-    """The highest scores; of phrases in the same examples one, the longest."""
+    """The highest scores; of phrases in the same examples one, the longest.
+
+    Phrases come in no order of their own: equally long ones go by the alphabet, and equal nights have equal reports.
+    """
     best: dict[frozenset[int], Lift] = {}
-    for lift, places in lifts:
-        if places not in best or len(lift.phrase) > len(best[places].phrase):
-            best[places] = lift
+    for lift, places in sorted(lifts, key=lambda found: (-len(found[0].phrase), found[0].phrase)):
+        best.setdefault(places, lift)
     yield from sorted(best.values(), key=lambda lift: (-lift.held, -lift.score, lift.phrase))[:SHOWN]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -288,6 +292,22 @@ def test_a_slow_drip_is_added_up_as_far_as_replay_remembers(log):
     assert log.compile(rehearsed=[old] * 4).drop_counts() == {"suspicious_lift": 2}
     anothers = old.model_copy(update={"users": ("somebody",)})
     assert log.compile(rehearsed=[anothers] * 4).drop_counts() == {}
+
+
+def test_the_report_does_not_depend_on_the_order_of_hashes():
+    code = (
+        "from incremental_llm.dataset.lift import suspicious\n"
+        "from incremental_llm.dataset import SftExample, TrustSettings\n"
+        "said = [SftExample(prompt=(), completion=f'zab quo ban lid {n}', sources=(), users=()) for n in range(8)]\n"
+        "behind, served = [frozenset('a')] * 8, [('b', 'what else')] * 200\n"
+        "print(suspicious(said, behind, [], served, TrustSettings(), frozenset()).lifts)\n"
+    )
+    reports = set()
+    for seed in ("1", "2", "3"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        reports.add(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).stdout)
+    assert len(reports) == 1
+    assert b"zab quo ban lid" in reports.pop()
 
 
 def test_without_something_to_compare_with_nothing_is_said(log):
