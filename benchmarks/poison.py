@@ -1,7 +1,7 @@
 """What attackers get into the training set, and what trust controls cost those who mean well.
 
     python benchmarks/poison.py --data FOLDER            # minutes
-    python benchmarks/poison.py --data FOLDER --train    # also what the trained model says: an hour of a core
+    python benchmarks/poison.py --data FOLDER --train    # also what the trained model says: some hours of a core
 
 FOLDER holds `convai2_thumbs`, real thumbs of volunteers. The log is cut into six parts of equally many thumbs: the
 first is history, the others are nights. Attackers add so many feedback events for every hundred real ones to a night
