@@ -5,9 +5,9 @@ Everything here reads; a run that is refused here has changed nothing.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from jinja2 import TemplateError
@@ -27,7 +27,7 @@ from incremental_llm.dataset import (
     opponents,
 )
 from incremental_llm.errors import InputError, NothingToTrainError
-from incremental_llm.evaluation import Suite
+from incremental_llm.evaluation import Suite, all_passages
 from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import PolicyChange, UnknownEvent, references
 from incremental_llm.gate import suites_by_role
@@ -41,6 +41,7 @@ class Pending:
     """What the next increment starts from: production, the events since, and what is no longer true.
 
     `replayed` are the events that the buffer's items stand on, by id, where the recipe's replay asks for them.
+    `young` are the people of the batch whose accounts are young by its end.
     `below` is the stack that its adapter is trained on: production's, or for a retraining the base alone.
     """
 
@@ -53,6 +54,7 @@ class Pending:
     accepted: tuple[AcceptedCorrection, ...]
     until: int
     replayed: dict[str, StoredEvent] = field(default_factory=dict)
+    young: frozenset[str] = frozenset()
 
     @property
     def facts(self) -> Facts:
@@ -71,7 +73,7 @@ class Pending:
 
 
 def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, until: int | None = None) -> Pending:
-    """Read production and every event since that is not quarantined, up to `until`, by default the last one.
+    """Read production and every event since that is not quarantined, up to `until`, by default `batch_end`.
 
     Raises:
         NothingToTrainError: no new feedback, or none since the last attempt on the same events was rejected.
@@ -80,11 +82,13 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
     check_same_log(registry, store, attempts)
     head = registry.head()
     quarantined = registry.quarantined()
-    until = store.head() if until is None else until
+    until = batch_end(store, config) if until is None else until
     since = tuple(store.read(after=head.cursor, until=until))
     events = tuple(stored for stored in since if stored.seq not in quarantined)
     if not events:
         found = f"all {len(since)} events since are quarantined, see `illm registry quarantine`" if since else ""
+        if waiting := store.head() - max(until, head.cursor):
+            found = f"{waiting} events wait until they are {config.compile.trust.quarantine_hours:g} hours in the log"
         raise NothingToTrainError(
             f"no new feedback since production v{head.version}: "
             f"{found or f'it has seen event {head.cursor} of {until}'}. Import some: illm feedback import FILE."
@@ -100,17 +104,35 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
     stored = _stored_buffer(registry, head)
     sources = {name for item in stored.items for name in item.example.sources} if config.replay.reads_events else ()
     replayed = store.get(sorted(sources))
+    context = store.get(sorted(missing))
     return Pending(
         head=head,
         below=head.stack,
         events=events,
-        context=store.get(sorted(missing)),
+        context=context,
         changes=changes_in_effect(registry, store, config),
         buffer=stored.under(config.replay, config.training.seed, Facts(replayed)),
         accepted=accepted_corrections(registry, head),
         until=until,
         replayed=replayed,
+        young=young_among(events, context, store, config),
     )
+
+
+def batch_end(store: FeedbackStore, config: RunConfig) -> int:
+    """The last event that a batch may hold: the last one, or the last that has been in the log for long enough."""
+    hours = config.compile.trust.in_effect.quarantine_hours
+    return store.last_seq_at(datetime.now(UTC) - timedelta(hours=hours)) if hours else store.head()
+
+
+def young_among(
+    events: Sequence[StoredEvent], context: Mapping[str, StoredEvent], store: FeedbackStore, config: RunConfig
+) -> frozenset[str]:
+    """The people of a batch whose accounts are young by its end, as the store's own clock tells."""
+    everything = (stored.event for stored in (*events, *context.values()))
+    said = [getattr(event, role, None) for event in everything for role in ("user", "reviewer")]
+    age = timedelta(days=config.compile.trust.in_effect.young_days)
+    return store.young_accounts({person for person in said if person}, events[-1].seq, age)
 
 
 def check_same_log(registry: Registry, store: FeedbackStore, attempts: Sequence[Attempt]) -> None:
@@ -181,7 +203,7 @@ def authorised(events: Iterable[StoredEvent], config: RunConfig) -> tuple[Policy
 
 
 def compile_pending(todo: Pending, config: RunConfig, questions: Sequence[str], tokenizer: Any) -> CompiledDataset:
-    """What the pending events become for this base, without the suites' `questions`; a pure function."""
+    """What the pending events become for this base, without what the suites ask (`questions`) and hold."""
     return compile_dataset(
         todo.events,
         config.compile,
@@ -189,6 +211,9 @@ def compile_pending(todo: Pending, config: RunConfig, questions: Sequence[str], 
         superseded=todo.superseded,
         accepted=still_true(todo.accepted, todo.superseded),
         suite_texts=questions,
+        suite_passages=all_passages(config.suites.folder),
+        young=todo.young,
+        rehearsed=tuple(item.example for item in todo.buffer.items),
         unfit=unfit_for(tokenizer, config.training.max_length),
     )
 

@@ -197,7 +197,7 @@ def judge_increment(
         folder=folder,
         sources=store.get(sorted(_sources(mixture) - dataset.account.keys())),
         number=len(registry.list()),
-        notes=(*replay.notes, *rehearsal.notes, *notes, *training.notes),
+        notes=(*dataset.trust.sentences(), *replay.notes, *rehearsal.notes, *notes, *training.notes),
     )
 
 

@@ -15,13 +15,13 @@ from incremental_llm.dataset import Example
 from incremental_llm.errors import NothingToTrainError
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.events import UnknownEvent, references
-from incremental_llm.pending import Pending, accepted_corrections, check_same_log, left_out
+from incremental_llm.pending import Pending, accepted_corrections, batch_end, check_same_log, left_out, young_among
 from incremental_llm.registry import Registry, consumed, increments_in
 from incremental_llm.replay import Facts, ReplayBuffer, ReplaySettings
 
 
 def read_all(registry: Registry, store: FeedbackStore, config: RunConfig, until: int | None = None) -> Pending:
-    """Read production and every event of the log that counts, up to `until`, by default the last one.
+    """Read production and every event of the log that counts, up to `until`, by default `batch_end`.
 
     Policy changes are among the events and end what they name. Corrections that production stands on keep their
     force: what contradicts one needs a policy change, as on the night it came.
@@ -33,7 +33,7 @@ def read_all(registry: Registry, store: FeedbackStore, config: RunConfig, until:
     attempts = registry.attempts()
     check_same_log(registry, store, attempts)
     head, out = registry.head(), left_out(registry)
-    until = store.head() if until is None else until
+    until = batch_end(store, config) if until is None else until
     events = tuple(stored for stored in store.read(after=0, until=until) if stored.seq not in out)
     adapters = len(head.stack.adapters)
     if not any(stored.seq > head.cursor for stored in events) and adapters < 2:
@@ -50,15 +50,17 @@ def read_all(registry: Registry, store: FeedbackStore, config: RunConfig, until:
         )
     own = {stored.event.id for stored in events}
     missing = {name for stored in events for name in references(stored.event)} - own
+    context = store.get(sorted(missing))
     return Pending(
         head=head,
         below=head.stack.model_copy(update={"adapters": ()}),
         events=events,
-        context=store.get(sorted(missing)),
+        context=context,
         changes=(),
         buffer=ReplayBuffer().under(config.replay, config.training.seed, Facts({})),
         accepted=accepted_corrections(registry, head),
         until=until,
+        young=young_among(events, context, store, config) if events else frozenset(),
     )
 
 

@@ -228,6 +228,7 @@ class Workspace:
             f"({len(dataset.sft)} SFT, {len(dataset.pairs)} pairs, {len(dataset.unpaired)} unpaired)",
         ]
         lines += [
+            *dataset.trust.sentences(),
             *(announced(self.config) or (mixture.sentence,)),
             *replay.notes,
             *pending.unknown_names(todo, self.store, self.config),

@@ -85,6 +85,7 @@ def test_every_command_that_is_named_exists() -> None:
         "docs/ingest.md",
         "docs/methods.md",
         "docs/signals.md",
+        "docs/trust.md",
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:

@@ -48,7 +48,7 @@ def show(
         kinds = {"sft": dataset.sft, "pair": dataset.pairs, "unpaired": dataset.unpaired}
         if as_json:
             shown = {kind: examples[:samples] for kind, examples in kinds.items()}
-            return result({**_account(dataset), "samples": shown})
+            return result({**_account(dataset), "trust": dataset.trust, "samples": shown})
         chosen = [example for examples in kinds.values() for example in examples[:samples]]
         tokenizer = workspace.tokenizer if chosen else None
     for example in chosen:
@@ -56,6 +56,8 @@ def show(
     for title, counts in _account(dataset).items():
         table(title.replace("_", " "), [{"what": what, "count": count} for what, count in counts.items()])
         write()
+    for sentence in dataset.trust.sentences():
+        write(sentence)
     return next_steps("illm run --dry-run", "illm run")
 
 

@@ -42,6 +42,8 @@ from incremental_llm.dataset.propensity import Weighting
 from incremental_llm.dataset.reasons import EVENT_REASONS, Drop, DropReason
 from incremental_llm.dataset.representation import Representation, represent
 from incremental_llm.dataset.settings import CompileSettings, SignalWeights
+from incremental_llm.dataset.trust_report import Balance, Lift, Share, TrustReport
+from incremental_llm.dataset.trust_settings import TrustSettings
 
 __all__ = [
     "EVENT_REASONS",
@@ -49,6 +51,7 @@ __all__ = [
     "USED",
     "AcceptedCorrection",
     "AccountRow",
+    "Balance",
     "CompileSettings",
     "CompiledDataset",
     "Drop",
@@ -56,11 +59,15 @@ __all__ = [
     "Example",
     "HeldOutReply",
     "Kind",
+    "Lift",
     "PairExample",
     "Representation",
     "SftExample",
+    "Share",
     "SignalWeights",
     "SuiteIndex",
+    "TrustReport",
+    "TrustSettings",
     "Unfit",
     "UnpairedExample",
     "Weighting",

@@ -88,7 +88,8 @@ class Batch:
 
     `named` are the ids that this batch's policy changes supersede, with those of `accepted` corrections that said the
     same of the same prompt: it is a truth that ends, not one reviewer's record of it. `gone` are these and the ones
-    superseded before; `barred` are all ids that nothing can stand on, with the reason.
+    superseded before; `barred` are all ids that nothing can stand on, with the reason. `young` are the people whose
+    accounts are young.
     """
 
     def __init__(
@@ -99,9 +100,12 @@ class Batch:
         settings: CompileSettings,
         filters: Filters,
         accepted: Sequence[AcceptedCorrection] = (),
+        young: frozenset[str] = frozenset(),
     ) -> None:
         self.events = tuple(sorted(events, key=_time_and_id))
         self.settings = settings
+        self.trust = settings.trust.in_effect
+        self.young = young if self.trust.enabled else frozenset()
         self.place = {stored.event.id: place for place, stored in enumerate(self.events)}
         everything = [*(stored.event for stored in context.values()), *(stored.event for stored in self.events)]
         self.interactions = {event.id: event for event in everything if isinstance(event, Interaction)}

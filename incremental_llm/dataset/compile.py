@@ -1,4 +1,4 @@
-"""From a batch of events to examples: prompts filtered, signals, conflicts, replies filtered, duplicates, account.
+"""From a batch of events to examples: prompt filters, signals, conflicts, reply filters, duplicates, trust, account.
 
 A pure function of its arguments: the same events give the same dataset, in whatever order they are handed over or came
 into the log.
@@ -24,6 +24,7 @@ from incremental_llm.dataset.reasons import SEVERITY, Drop, DropReason
 from incremental_llm.dataset.rephrases import draft_rephrases
 from incremental_llm.dataset.settings import CompileSettings
 from incremental_llm.dataset.signals import draft_preferences, draft_thumbs, settle_pairs
+from incremental_llm.dataset.trust import vet, within_topics
 from incremental_llm.feedback.events import Event, Interaction, PolicyChange, UnknownEvent
 from incremental_llm.feedback.store import StoredEvent
 
@@ -39,6 +40,9 @@ def compile_dataset(
     superseded: frozenset[str] = frozenset(),
     accepted: Sequence[AcceptedCorrection] = (),
     suite_texts: Sequence[str] = (),
+    suite_passages: Sequence[str] = (),
+    young: frozenset[str] = frozenset(),
+    rehearsed: Sequence[Example] = (),
     unfit: Unfit = lambda prompt, reply: None,
 ) -> CompiledDataset:
     """The dataset of one increment.
@@ -46,21 +50,23 @@ def compile_dataset(
     `context` holds older events that new ones refer to, by id. `superseded` are ids that earlier policy changes named;
     nothing that stands on one of them or on one that this batch names becomes an example. `accepted` are the
     corrections of earlier increments: the same prompt is not corrected to anything else without a policy change.
-    `suite_texts` are the questions of the suites, which are left out. `unfit` knows the tokenizer; this stage does
-    not.
+    `suite_texts` are the questions of the suites, which are left out, and so is what shares 13 words in a row with them
+    or with `suite_passages`, the suites' other texts. `young` are the people whose accounts are young, `rehearsed` are
+    examples of earlier increments that replay holds: see `trust`. `unfit` knows the tokenizer; this stage does not.
     """
-    filters = Filters(settings, SuiteIndex(suite_texts, settings.suite_similarity))
+    suites = SuiteIndex(suite_texts, settings.suite_similarity, suite_passages)
+    filters = Filters(settings, suites)
     redaction, around = Redaction(settings), Redaction(settings)
     events = [redaction.of(stored) for stored in events]
     known = {name: around.of(stored) for name, stored in (context or {}).items()}
-    batch = Batch(events, known, superseded, settings, filters, accepted)
+    batch = Batch(events, known, superseded, settings, filters, accepted, young)
     drafts, verdicts, won = draft_corrections(batch, accepted)
     thumbs, users = draft_thumbs(batch, verdicts)
     drafts.extend(thumbs)
     drafts.extend(draft_rephrases(batch, verdicts, users))
     drafts.extend(draft_preferences(batch, verdicts))
     drafts.extend(draft_implicit(batch, verdicts, users, drafts.made))
-    drafts = settle_pairs(batch, drafts)
+    drafts = within_topics(batch, settle_pairs(batch, drafts))
     drops = [*batch.barred_drops(), *drafts.drops]
 
     kept: list[Draft] = []
@@ -71,7 +77,8 @@ def compile_dataset(
         else:
             drops.append(_drop(draft, reason))
     kept, weighting = weigh(kept, batch)
-    examples = _merged(kept, settings, drops)
+    vetted = vet(batch, _merged(kept, settings, drops), rehearsed)
+    examples, drops = vetted.examples, [*drops, *vetted.drops]
     trained = {name for example in examples if isinstance(example, SftExample) for name in example.sources}
     account = _account(batch, examples, drops)
     return CompiledDataset(
@@ -92,6 +99,7 @@ def compile_dataset(
         first_seq=min((stored.seq for stored in batch.events), default=0),
         last_seq=max((stored.seq for stored in batch.events), default=0),
         superseded=batch.named,
+        trust=vetted.report,
         settings=settings,
         weighting=weighting,
     )

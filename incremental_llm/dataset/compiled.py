@@ -18,6 +18,7 @@ from incremental_llm.dataset.examples import KINDS, Example, Kind, PairExample, 
 from incremental_llm.dataset.propensity import Weighting
 from incremental_llm.dataset.reasons import Drop
 from incremental_llm.dataset.settings import CompileSettings
+from incremental_llm.dataset.trust_report import TrustReport
 from incremental_llm.errors import InputError, IntegrityError
 from incremental_llm.feedback.serving import absent
 
@@ -50,8 +51,8 @@ class CompiledDataset(BaseModel):
     `account` gives every event of the batch `"used"` or the reason why not, exactly once. `outcomes` counts the same by
     event type. `redacted` counts the personal data and secrets of the batch that placeholders stand for, by kind.
     `first_seq` and `last_seq` bound the batch, both 0 for an empty one. `superseded` are the ids that this
-    batch's policy changes name. `weighting` says how records were weighed by how their replies were served, None where
-    nothing of it was logged.
+    batch's policy changes name. `trust` says what the trust controls found and scaled, `weighting` how records were
+    weighed by how their replies were served, None where nothing of it was logged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +68,7 @@ class CompiledDataset(BaseModel):
     first_seq: int
     last_seq: int
     superseded: frozenset[str]
+    trust: TrustReport = TrustReport()
     settings: CompileSettings
     weighting: Weighting | None = Field(None, exclude_if=absent)
 

@@ -12,6 +12,7 @@ from incremental_llm.dataset.batch import Batch, Drafts
 from incremental_llm.dataset.dedup import normalised, prompt_key, same_statement
 from incremental_llm.dataset.examples import PairExample, SftExample
 from incremental_llm.dataset.reasons import Drop, DropReason
+from incremental_llm.dataset.voices import adults
 from incremental_llm.feedback.events import Correction
 
 
@@ -99,7 +100,7 @@ def draft_corrections(
         else:
             by_prompt[prompt].append(event)
     for prompt, events in by_prompt.items():
-        winners = _settled(events, drafts)
+        winners = _settled(events, drafts, batch.young)
         replies = [batch.interactions[event.interaction].reply for event in winners or _last_of_each(events)]
         proposed = [event.content for event in winners or events]
         verdicts.settle(
@@ -111,8 +112,11 @@ def draft_corrections(
     return drafts, verdicts, won
 
 
-def _settled(events: Sequence[Correction], drafts: Drafts) -> list[Correction]:
-    """The corrections of one prompt that hold, by time; the others are dropped with their reason."""
+def _settled(events: Sequence[Correction], drafts: Drafts, young: frozenset[str]) -> list[Correction]:
+    """The corrections of one prompt that hold, by time; the others are dropped with their reason.
+
+    Young accounts count only where all reviewers of the prompt are.
+    """
     last = {event.reviewer: event for event in events}
     standing = []
     for event in events:
@@ -127,7 +131,8 @@ def _settled(events: Sequence[Correction], drafts: Drafts) -> list[Correction]:
             camps.append([event])
         else:
             camp.append(event)
-    quorum = [camp for camp in camps if 2 * len({event.reviewer for event in camp}) > len(last)]
+    heard = adults(last, young)
+    quorum = [camp for camp in camps if 2 * len(heard & {event.reviewer for event in camp}) > len(heard)]
     for camp in camps:
         if not quorum or camp is not quorum[0]:
             for event in camp:

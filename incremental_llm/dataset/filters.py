@@ -6,7 +6,7 @@ rejected reply while the correction stays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from incremental_llm.chat import Conversation
 from incremental_llm.dataset.decontaminate import SuiteIndex
@@ -32,7 +32,9 @@ class Filters:
         if self.settings.personal_data_in_prompts == "drop" and any(self._is_personal(m.content) for m in prompt):
             return DropReason.PERSONAL_DATA
         asked = (message.content for message in prompt if message.role == "user")
-        return DropReason.IN_SUITE if any(text in self.suites for text in asked) else None
+        if any(text in self.suites for text in asked) or self._shares_passage(message.content for message in prompt):
+            return DropReason.IN_SUITE
+        return None
 
     def reply_reason(self, texts: Sequence[str]) -> DropReason | None:
         """Why no example may hold these replies, None when one may."""
@@ -42,7 +44,10 @@ class Filters:
             return DropReason.TOO_LONG
         if self.settings.personal_data_in_replies == "drop" and any(map(self._is_personal, texts)):
             return DropReason.PERSONAL_DATA
-        return None
+        return DropReason.IN_SUITE if self._shares_passage(texts) else None
+
+    def _shares_passage(self, texts: Iterable[str]) -> bool:
+        return any(map(self.suites.shares_passage, texts))
 
     def _is_personal(self, text: str) -> bool:
         if text not in self._personal:

@@ -8,6 +8,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from incremental_llm.dataset.trust_settings import TrustSettings
+
 
 def _later(default: Any, **told: Any) -> Any:
     """A setting that came later: not written down where it is the default, so that digests stay what they were."""
@@ -104,6 +106,8 @@ class CompileSettings(BaseModel):
     suite_similarity: float = Field(
         default=95.0, gt=0, le=100, description="similarity (Indel ratio) from which a question stands in a suite"
     )
+
+    trust: TrustSettings = Field(default=TrustSettings(), description="how far few people can move a night")
 
     policy_reviewers: frozenset[str] = Field(
         default=frozenset(), description="reviewers whose policy changes count; nobody's by default"

@@ -12,16 +12,18 @@ from incremental_llm.dataset.corrections import Verdicts
 from incremental_llm.dataset.dedup import normalised, prompt_key
 from incremental_llm.dataset.examples import PairExample, UnpairedExample
 from incremental_llm.dataset.reasons import Drop, DropReason
+from incremental_llm.dataset.voices import winner
 from incremental_llm.feedback.events import Thumb
 
 Verdict = dict[ReplyKey, int]
-"""What users say of a reply: 1 good, -1 bad, 0 as many say the one as the other."""
+"""What users say of a reply: 1 good, -1 bad, 0 where neither has the margin."""
 
 
 def draft_thumbs(batch: Batch, verdicts: Verdicts) -> tuple[Drafts, Verdict]:
     """Unpaired examples from thumbs, pairs from an up and a down on one prompt, and the users' verdicts.
 
-    Every user has one voice on a reply, the last one; distinct users settle it, and a tie drops all.
+    Every user has one voice on a reply, the last one; distinct users settle it, and
+    without the margin all are dropped.
     """
     drafts = Drafts()
     thumbs = _counting(batch, drafts)
@@ -38,7 +40,7 @@ def draft_thumbs(batch: Batch, verdicts: Verdicts) -> tuple[Drafts, Verdict]:
     verdict_of: Verdict = {}
     standing: dict[ReplyKey, list[Thumb]] = {}
     for key, votes in by_reply.items():
-        verdict_of[key] = _majority(votes)
+        verdict_of[key] = _majority(votes, batch)
         standing[key] = [thumb for thumb in votes if thumb.value == verdict_of[key]]
         for thumb in votes:
             if thumb.value != verdict_of[key]:
@@ -76,7 +78,7 @@ def draft_preferences(batch: Batch, verdicts: Verdicts) -> Drafts:
 
 
 def settle_pairs(batch: Batch, drafts: Drafts) -> Drafts:
-    """Pairs of users that point in opposite directions, settled by distinct users; a tie drops both sides.
+    """Pairs of users that point in opposite directions, settled by distinct users; without the margin both fall.
 
     A rephrase whose pair falls loses its undesirable reply too. Corrections' pairs are not up for a vote.
     """
@@ -88,13 +90,13 @@ def settle_pairs(batch: Batch, drafts: Drafts) -> Drafts:
             sides[prompt_key(example.prompt), frozenset((chosen, rejected))][chosen].append(draft)
     lost: dict[tuple[str, tuple[str, ...]], DropReason] = {}
     for camps in sides.values():
-        voices = {side: len({u for d in camp for u in d.example.users}) for side, camp in camps.items()}
+        voices = {side: {user for draft in camp for user in draft.example.users} for side, camp in camps.items()}
         if len(voices) < 2:
             continue
-        tie = len(set(voices.values())) == 1
+        won = winner(voices, batch.young, batch.trust.conflict_margin)
         for side, camp in camps.items():
-            if tie or voices[side] < max(voices.values()):
-                reason = DropReason.CONFLICT if tie else DropReason.OUTVOTED
+            if side != won:
+                reason = DropReason.CONFLICT if won is None else DropReason.OUTVOTED
                 lost.update({(draft.signal, draft.example.sources): reason for draft in camp})
     settled = Drafts(drops=list(drafts.drops))
     for draft in drafts.made:
@@ -136,10 +138,9 @@ def _counting(batch: Batch, drafts: Drafts) -> list[Thumb]:
     return counting
 
 
-def _majority(votes: Sequence[Thumb]) -> int:
-    ups = len({thumb.user for thumb in votes if thumb.value == 1})
-    downs = len({thumb.user for thumb in votes if thumb.value == -1})
-    return (ups > downs) - (ups < downs)
+def _majority(votes: Sequence[Thumb], batch: Batch) -> int:
+    sides = {value: {thumb.user for thumb in votes if thumb.value == value} for value in (1, -1)}
+    return winner(sides, batch.young, batch.trust.conflict_margin) or 0
 
 
 def _unpaired(batch: Batch, votes: Sequence[Thumb]) -> Iterator[Draft]:

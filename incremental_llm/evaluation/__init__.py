@@ -29,7 +29,15 @@ from incremental_llm.evaluation.intervals import (
 )
 from incremental_llm.evaluation.metrics import Flips, Matrix, Metrics, flips, matrix_of
 from incremental_llm.evaluation.results import EvaluationReport, ItemResult, SuiteResult
-from incremental_llm.evaluation.suites import Item, Suite, all_questions, load_suite, load_suites, suite_texts
+from incremental_llm.evaluation.suites import (
+    Item,
+    Suite,
+    all_passages,
+    all_questions,
+    load_suite,
+    load_suites,
+    suite_texts,
+)
 
 if TYPE_CHECKING:
     from incremental_llm.evaluation.generate import completion_logps, greedy_answers
@@ -44,6 +52,7 @@ __all__ = [
     "PairedDifference",
     "Suite",
     "SuiteResult",
+    "all_passages",
     "all_questions",
     "completion_logps",
     "flips",

@@ -18,7 +18,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -167,6 +167,20 @@ def all_questions(root: Path) -> tuple[str, ...]:
     if not root.is_dir():
         return ()
     return suite_texts(load_suite(head.parent) for head in sorted(root.glob("*/suite.yaml")))
+
+
+def all_passages(root: Path) -> tuple[str, ...]:
+    """Everything else that the suites below `root` hold: earlier turns, accepted answers, choices, pairs."""
+    if not root.is_dir():
+        return ()
+    items = (item for head in sorted(root.glob("*/suite.yaml")) for item in load_suite(head.parent).items)
+    return tuple(dict.fromkeys(text for item in items for text in _passages(item)))
+
+
+def _passages(item: Item) -> Iterator[str]:
+    yield from (message.content for message in item.messages)
+    yield from (*(item.accept or ()), *(item.choices or ()))
+    yield from (text for text in (item.chosen, item.rejected) if text is not None)
 
 
 def suite_texts(suites: Iterable[Suite]) -> tuple[str, ...]:

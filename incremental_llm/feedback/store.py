@@ -11,13 +11,14 @@ import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
 import sqlalchemy as sa
 
 from incremental_llm.errors import InputError, IntegrityError
-from incremental_llm.feedback import tables
+from incremental_llm.feedback import arrivals, tables
 from incremental_llm.feedback.encode import Encoded, encode
 from incremental_llm.feedback.events import Event, EventError, load_event
 from incremental_llm.feedback.sequence import CHUNK, Appending, Refused, chunks
@@ -139,6 +140,16 @@ class FeedbackStore:
         """The last sequence number; 0 when the store is empty."""
         with self._engine.connect() as connection:
             return tables.counter(connection, "seq")
+
+    def last_seq_at(self, time: datetime) -> int:
+        """The last sequence number that the store surely had given out at `time`, by its own clock."""
+        with self._engine.connect() as connection:
+            return arrivals.last_seq_at(connection, time)
+
+    def young_accounts(self, people: Collection[str], until: int, age: timedelta) -> frozenset[str]:
+        """Those of `people` whose first event came less than `age` before the event at `until`; see `arrivals`."""
+        with self._engine.connect() as connection:
+            return arrivals.young_accounts(connection, people, until, age)
 
     def read(
         self,
@@ -294,10 +305,13 @@ class FeedbackStore:
 def append_within(connection: sa.Connection, events: Iterable[Event | Encoded]) -> AppendReport:
     """`FeedbackStore.append` for a caller that stores more in the same transaction, one of `FeedbackStore.writing`."""
     batch = Appending(connection)
+    before = batch.seq
     stream = (event if isinstance(event, Encoded) else encode(event) for event in events)
     while chunk := list(itertools.islice(stream, CHUNK)):
         batch.add(chunk)
     batch.finish()
+    if batch.seq > before:
+        arrivals.note(connection, before)
     return AppendReport(
         added=batch.added,
         duplicates=len(batch.repeated),

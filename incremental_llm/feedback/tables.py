@@ -51,6 +51,12 @@ counters = sa.Table(
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
+arrivals = sa.Table(
+    "feedback_arrivals",
+    metadata,
+    sa.Column("after_seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("time_ms", sa.BigInteger, nullable=False, index=True),  # since 1970, UTC, by the store's clock
+)
 parked_messages = sa.Table(
     "feedback_parked_messages",
     metadata,

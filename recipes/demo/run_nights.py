@@ -88,7 +88,8 @@ def config_of(arguments: argparse.Namespace, night: int) -> RunConfig:
             f"training.seed={arguments.seed}",
             f"suites.folder={HERE.parent.parent / 'eval_suites'}",
             f"compile.policy_reviewers={json.dumps(POLICY_REVIEWERS)}",
-            "compile.personal_data_in_prompts=drop",  # as when its results were measured
+            "compile.personal_data_in_prompts=drop",  # as when its results were measured, and so the next
+            "compile.trust.enabled=false",
             *(f"suites.{role}={json.dumps(names)}" for role, names in roles.items()),
             *arguments.set,
         ],

@@ -1,0 +1,68 @@
+"""Texts that say nearly the same: clusters by MinHash (Broder 1997), each candidate checked by its true similarity.
+
+Unlike duplicates (dedup.py), which must not differ in meaning, members of a cluster are only counted together: what
+binds a cluster weakens a repeated message, and costs a false member little.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from rensa import RMinHash, RMinHashLSH
+
+from incremental_llm.dataset.dedup import numbers, spoken
+
+_HASHES = 128
+_BANDS = 32  # at Jaccard 0.7 a pair is a candidate with probability 1 - (1 - 0.7^4)^32 = 0.9998
+_SEED = 20261101
+
+
+def cluster(texts: Sequence[str], similarity: float) -> list[int]:
+    """For each text the position of the first text of its cluster (single linkage).
+
+    Two texts belong together when the Jaccard similarity of their words and word pairs is at least `similarity` and
+    their numbers and negations are the same.
+
+    >>> cluster(["Buy at acme dot example now!", "buy at acme dot example", "We close at six."], 0.7)
+    [0, 0, 2]
+    """
+    parent: list[int] = []
+    known: dict[tuple[str, ...], int] = {}
+    shingles: dict[int, frozenset[str]] = {}
+    index = RMinHashLSH(0.7, _HASHES, _BANDS)  # its threshold is a note: what is found is checked below
+    for position, text in enumerate(texts):
+        words = spoken(text)
+        parent.append(known.setdefault(words, position))
+        if parent[position] != position:
+            continue
+        shingles[position] = _shingles(words)
+        hashed = RMinHash(_HASHES, _SEED)
+        hashed.update(sorted(shingles[position]))
+        for other in sorted(index.query(hashed)):
+            alike = _jaccard(shingles[position], shingles[other]) >= similarity
+            if alike and numbers(text) == numbers(texts[other]):
+                _join(parent, other, position)
+        index.insert(position, hashed)
+    return [_root(parent, position) for position in range(len(texts))]
+
+
+def _shingles(words: Sequence[str]) -> frozenset[str]:
+    return frozenset((*words, *(f"{one} {other}" for one, other in itertools.pairwise(words))))
+
+
+def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    both = len(one & other)
+    return both / (len(one) + len(other) - both) if one or other else 1.0
+
+
+def _root(parent: list[int], position: int) -> int:
+    while parent[position] != position:
+        parent[position] = parent[parent[position]]
+        position = parent[position]
+    return position
+
+
+def _join(parent: list[int], one: int, other: int) -> None:
+    first, second = sorted((_root(parent, one), _root(parent, other)))
+    parent[second] = first
