@@ -7,6 +7,7 @@ const bytes = (text) => new TextEncoder().encode(text).length;
 const drafts = new Map(); // what was typed for an item and not sent
 const passed = []; // ids that were put off in this sitting
 let item = null;
+let untouched = ""; // what the editor holds of the reply: it turns CRLF into LF
 let busy = false;
 
 class Refused extends Error {
@@ -113,18 +114,18 @@ function showSize() {
   const text = at("text").value;
   const [many, heavy] = [[...text].length, bytes(text)];
   at("size").textContent = `${many} characters, ${heavy} bytes`;
-  const parts = changes(item.reply, text);
+  const parts = text === untouched ? [] : changes(item.reply, text);
   const changed = parts.some(([kind]) => kind !== "same");
   at("diff-title").textContent = changed ? "What a correction would change" : "The reply as it stands";
   at("diff").replaceChildren();
-  if (!changed) edges(at("diff"), text);
+  if (!changed) edges(at("diff"), item.reply);
   for (const [kind, part] of changed ? parts : []) {
     const element = make(kind === "same" ? "span" : kind);
     if (kind === "same") show(element, part);
     else show(element, part.replace(/\n/g, "⏎\n").replace(/^ +$/, (spaces) => "·".repeat(spaces.length)));
     at("diff").append(element);
   }
-  at("save").disabled = busy || text === item.reply;
+  at("save").disabled = busy || text === untouched;
 }
 
 // One item
@@ -143,7 +144,7 @@ function block(title, text, className) {
 function showItem(claim) {
   item = claim.item;
   at("work").hidden = false;
-  at("why").replaceChildren(make("span", KINDS[item.kind] ?? item.kind, "tag"), item.reason.replaceAll("_", " "));
+  at("why").replaceChildren(make("span", KINDS[item.kind] ?? item.kind, "tag"), item.kind === item.reason ? "" : item.reason.replaceAll("_", " "));
   at("hint").textContent = item.hint + (item.decided ? " Another reviewer has decided already; you are the second." : "");
   at("prompt").replaceChildren(...item.prompt.map((turn) => block(turn.role, turn.content, "turn")));
   const pair = item.other !== null;
@@ -152,6 +153,8 @@ function showItem(claim) {
   at("accept").firstElementChild.textContent = pair ? "First is better" : "Accept";
   at("reject").firstElementChild.textContent = pair ? "Second is better" : "Reject";
   showVoices();
+  at("text").value = item.reply;
+  untouched = at("text").value;
   fill(drafts.get(item.id) ?? item.reply);
   document.activeElement?.blur();
   window.scrollTo(0, 0);
@@ -184,7 +187,7 @@ function fill(text) {
 }
 
 function typed() {
-  if (at("text").value === item.reply) drafts.delete(item.id);
+  if (at("text").value === untouched) drafts.delete(item.id);
   else drafts.set(item.id, at("text").value);
   showSize();
 }
@@ -269,11 +272,17 @@ async function back() {
   return claim({ item: before });
 }
 
+// A verdict on the reply as it stands would throw away what was typed.
+function judge(verdict) {
+  if (at("text").value === untouched) return decide(verdict);
+  return say("You have changed the text: Ctrl+Enter saves it as the right reply, u puts the reply back.", true);
+}
+
 const ACTIONS = {
-  accept: () => item && decide("accept"),
-  reject: () => item && decide("reject"),
+  accept: () => item && judge("accept"),
+  reject: () => item && judge("reject"),
   skip: () => item && decide("skip"),
-  save: () => item && at("text").value !== item.reply && decide("correct", at("text").value),
+  save: () => item && at("text").value !== untouched && decide("correct", at("text").value),
   next: later,
   back,
 };
