@@ -194,7 +194,8 @@ function typed() {
 
 function showCounts(counts) {
   const left = counts.open + counts.claimed + counts.waiting;
-  at("counts").textContent = `${left} to review, ${counts.waiting} of them wait for a second reviewer, ${counts.done} done`;
+  const second = counts.waiting ? `, ${counts.waiting} of them wait for a second reviewer` : "";
+  at("counts").textContent = `${left} to review${second}, ${counts.done} done`;
 }
 
 // Talking to the server. What fails leaves the page as it is, and can be tried again: a decision counts once.
