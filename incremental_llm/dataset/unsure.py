@@ -173,7 +173,8 @@ def _proposal(question: Question, one: _Dispute, known: Mapping[str, Event], pri
         sources=tuple(one.sources),
         authors=_people(one.sources, known),
         priority=priority,
-        about=json_digest(_plain(question)),
+        # What was settled once is asked again when people turn against it.
+        about=json_digest([_plain(question), one.reason is DropReason.CONTRADICTS_ACCEPTED]),
     )
 
 

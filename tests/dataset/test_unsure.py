@@ -75,6 +75,17 @@ def test_a_correction_against_accepted_truth(log) -> None:
     assert (item.reason, item.priority, says(item)) == ("contradicts_accepted", 1, {"r1": "30 days"})
 
 
+def test_what_was_settled_is_asked_again_when_somebody_turns_against_it(log) -> None:
+    log.up("t1", log.served("i1", reply="30 days"), "u1")
+    log.down("t2", "i1", "u2")
+    (tie,) = items(log)
+    prompt = log.event("i1").messages
+    truth = {"event_id": "k0", "interaction_id": "i0", "prompt": prompt, "content": "30 days", "rejected": ""}
+    (turned,) = items(log, accepted=(AcceptedCorrection(**truth, reviewers=("r0",)),))
+    assert (turned.reason, turned.reply, says(turned)) == ("contradicts_accepted", "30 days", {"u2": "down"})
+    assert turned.id != tie.id
+
+
 def test_preferences_that_point_in_opposite_directions(log) -> None:
     log.served("i1", reply="a long stay")
     log.served("i2", reply="brief")

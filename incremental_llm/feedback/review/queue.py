@@ -130,13 +130,13 @@ class ReviewQueue:
         with self._store.writing() as connection:
             now = self._now().timestamp()
             free = sa.select(_I.id).where(*_open_to(reviewer), _I.id.not_in(list(but)[-CHUNK // 2 :])).limit(1)
-            mine = sa.exists().where(_C.item == _I.id, _C.reviewer == reviewer, _C.expires > now)
-            other = sa.exists().where(_C.item == _I.id, _C.reviewer != reviewer, _C.expires > now)
-            ordered = free.where(~other).order_by(_I.priority.desc(), _I.created, _I.id)
+            live = sa.select(_C.item).where(_C.expires > now)
+            mine, other = live.where(_C.reviewer == reviewer), live.where(_C.reviewer != reviewer)
+            ordered = free.where(_I.id.not_in(other)).order_by(_I.priority.desc(), _I.created, _I.id)
             seeds = free.where(_I.seeded).order_by(_I.id)
             plain = ordered.where(~_I.seeded)
             order = [seeds, plain] if self._draw() < self.settings.seed_share else [plain]
-            for wanted in (free.where(mine), *order):
+            for wanted in (free.where(_I.id.in_(mine)), *order):
                 found = connection.execute(wanted).scalar()
                 if found is not None:
                     return self._claimed(connection, found, reviewer)
@@ -262,7 +262,7 @@ class ReviewQueue:
                 state="claimed" if row.id in held and row.state != "done" else row.state,
                 created=datetime.fromisoformat(row.created),
                 claimed_by=held.get(row.id),
-                decided=decided.get(row.id, 0),
+                decided=0 if row.seeded else decided.get(row.id, 0),  # an open item with many would be a seeded one
             )
             for row in rows
         ]
@@ -275,7 +275,7 @@ def _open_to(reviewer: str) -> tuple[sa.ColumnElement[bool], ...]:
     """Items that are not decided, neither by this reviewer, nor about what this reviewer has said."""
     said = sa.exists().where(_A.item == _I.id, _A.person == reviewer)
     decided = sa.exists().where(_D.item == _I.id, _D.reviewer == reviewer)
-    return _I.state != "done", ~said, ~decided
+    return _I.state.in_(("open", "waiting")), ~said, ~decided
 
 
 def _check_reviewer(reviewer: str) -> None:

@@ -60,6 +60,8 @@ def test_seeded_items_come_at_their_share_and_say_who_looks(make) -> None:
     world.queue.decide(seeded, "r1", "correct", "30 days.")
     world.queue.decide(seeded, "r2", "accept")
     assert world.queue.next("r1").item.id == plain  # once each
+    known = world.queue.get(seeded)
+    assert (known.state, known.decided) == ("open", 0)  # so that it looks like one that nobody has seen
     rows = {row.reviewer: row.caught for row in agreement(world.queue).reviewers}
     assert ((rows["r1"].right, rows["r1"].n), (rows["r2"].right, rows["r2"].n)) == ((1, 1), (0, 1))
     assert world.queue.counts() == {"open": 0, "claimed": 1, "waiting": 0, "done": 0}

@@ -130,6 +130,7 @@ function showSize() {
 
 // One item
 
+const SECOND = ["", "Another reviewer has decided already, and you do not see how.", "Reviewers say different things so far."];
 const KINDS = { conflict: "people disagree", low_margin: "low margin", safety: "safety", moderation: "moderation" };
 
 function block(title, text, className) {
@@ -145,7 +146,7 @@ function showItem(claim) {
   item = claim.item;
   at("work").hidden = false;
   at("why").replaceChildren(make("span", KINDS[item.kind] ?? item.kind, "tag"), item.kind === item.reason ? "" : item.reason.replaceAll("_", " "));
-  at("hint").textContent = item.hint + (item.decided ? " Another reviewer has decided already; you are the second." : "");
+  at("hint").textContent = [item.hint, SECOND[Math.min(item.decided, 2)]].join(" ");
   at("prompt").replaceChildren(...item.prompt.map((turn) => block(turn.role, turn.content, "turn")));
   const pair = item.other !== null;
   at("replies").replaceChildren(block(pair ? "first reply" : "reply", item.reply, "reply"));
