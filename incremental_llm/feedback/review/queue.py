@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -238,7 +239,8 @@ class ReviewQueue:
         )
         row = {"item": name, "reviewer": reviewer, "claimed": now if held is None else held, "expires": expires}
         connection.execute(sa.insert(tables.claims), [row])
-        return Claim(self._item(connection, name), reviewer, datetime.fromtimestamp(expires, UTC))
+        item = replace(self._item(connection, name), state="claimed", claimed_by=reviewer)  # a seeded one has several
+        return Claim(item, reviewer, datetime.fromtimestamp(expires, UTC))
 
     def _item(self, connection: sa.Connection, name: str) -> Item:
         row = connection.execute(sa.select(tables.items).where(_I.id == name)).first()

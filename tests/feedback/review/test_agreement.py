@@ -56,7 +56,8 @@ def test_seeded_items_come_at_their_share_and_say_who_looks(make) -> None:
     world.queue.release(plain, "r1")
     world.drawn[0] = 0.24
     assert world.queue.next("r1").item.id == seeded
-    assert world.queue.next("r2").item.id == seeded  # everybody gets it
+    second = world.queue.next("r2").item  # everybody gets it, as if alone
+    assert (second.id, second.state, second.claimed_by) == (seeded, "claimed", "r2")
     world.queue.decide(seeded, "r1", "correct", "30 days.")
     world.queue.decide(seeded, "r2", "accept")
     assert world.queue.next("r1").item.id == plain  # once each

@@ -157,7 +157,7 @@ function showItem(claim) {
   at("text").value = item.reply;
   untouched = at("text").value;
   fill(drafts.get(item.id) ?? item.reply);
-  document.activeElement?.blur();
+  at("why").focus({ preventScroll: true }); // where a reader begins, and where keys are commands
   window.scrollTo(0, 0);
 }
 
