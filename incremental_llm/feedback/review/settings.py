@@ -12,8 +12,8 @@ class ReviewSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    two_person: frozenset[Kind] = Field(
-        default=frozenset({"safety"}), description="kinds of which two reviewers must say the same before it counts"
+    two_person: tuple[Kind, ...] = Field(
+        default=("safety",), description="kinds of which two reviewers must say the same before it counts"
     )
     lease_seconds: float = Field(
         default=900.0, gt=0, description="seconds after which an item that was claimed and not decided is free again"
