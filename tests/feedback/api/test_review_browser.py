@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import socket
 import threading
@@ -229,6 +230,20 @@ def test_what_users_write_is_text(site: Site, key: str, text: str) -> None:
     site.page.locator("#text").blur()
     site.press("1")
     assert site.page.input_value("#text") == text
+
+
+def test_a_difference_gives_back_both_texts(site: Site, key: str) -> None:
+    rng = random.Random(0)
+    pieces = ["a", "b b", "  ", "\n", "\r\n", "30", ".", "שלום", "👩🏽\u200d🚀", "\u200b", "-", "e\u0301"]
+    pairs = [["".join(rng.choices(pieces, k=rng.randint(0, 12))) for _ in range(2)] for _ in range(300)]
+    pairs += [["same", "same"], ["", "new"], ["old", ""], ["x " * 3000, "y " * 3000]]
+    site.open(key)
+    found = site.page.evaluate("pairs => pairs.map(([before, after]) => changes(before, after))", pairs)
+    for (before, after), parts in zip(pairs, found, strict=True):
+        assert "".join(text for kind, text in parts if kind != "ins") == before
+        assert "".join(text for kind, text in parts if kind != "del") == after
+    few = site.page.evaluate("changes('You can return it within 14 days.', 'You can return it within 30 days.')")
+    assert few == [["same", "You can return it within "], ["del", "14"], ["ins", "30"], ["same", " days."]]
 
 
 def test_of_two_replies_one_is_better(site: Site, key: str) -> None:
