@@ -18,7 +18,7 @@ from incremental_llm.dataset.compiled import CompiledDataset
 from incremental_llm.dataset.dedup import normalised, prompt_key
 from incremental_llm.dataset.examples import PairExample
 from incremental_llm.dataset.reasons import Drop, DropReason
-from incremental_llm.feedback.events import Correction, Event, Interaction, Preference, Rephrase, Thumb
+from incremental_llm.feedback.events import Correction, Event, Interaction, Preference, Ranking, Rephrase, Thumb
 from incremental_llm.feedback.review import Proposal, Voice
 from incremental_llm.feedback.store import StoredEvent
 
@@ -109,9 +109,8 @@ def _pair_questions(
     drop: Drop, events: Sequence[Event], served: Mapping[str, Interaction], thumbs: Sequence[Thumb]
 ) -> Iterable[tuple[Question, _Dispute]]:
     """A pair as its signal had it. Both sides of a dispute show the replies in one order, whoever prefers which."""
-    preference = next((event for event in events if isinstance(event, Preference)), None)
-    if preference is not None:
-        chosen, rejected = served.get(preference.chosen), served.get(preference.rejected)
+    if any(isinstance(event, Preference | Ranking) for event in events):  # its choices name the better reply first
+        chosen, rejected = served.get(drop.sources[0]), served.get(drop.sources[1])
     elif thumbs:
         chosen = next((served[thumb.interaction] for thumb in thumbs if thumb.value == 1), None)
         rejected = next((served[thumb.interaction] for thumb in thumbs if thumb.value == -1), None)

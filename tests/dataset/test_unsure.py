@@ -96,6 +96,16 @@ def test_preferences_that_point_in_opposite_directions(log) -> None:
     assert says(item) == {"u1": "the first is better", "u2": "the second is better"}
 
 
+def test_rankings_that_differ_in_two_of_three_replies(log) -> None:
+    for name, reply in (("i1", "apple"), ("i2", "banana"), ("i3", "cherry")):
+        log.served(name, reply=reply)
+    log.add("ranking", "g1", replies=["i1", "i2", "i3"], user="u1")
+    log.add("ranking", "g2", replies=["i1", "i3", "i2"], user="u2")
+    (item,) = items(log)
+    assert (item.reply, item.other) == ("banana", "cherry")
+    assert says(item) == {"u1": "the first is better", "u2": "the second is better"}
+
+
 def test_a_question_asked_again_is_about_the_first_question(log) -> None:
     log.served("i1", "How long is it?", reply="zebra", user="u1")
     log.served("i2", "How long does it take please?", reply="apple", user="u1", conversation="i1", after=60)

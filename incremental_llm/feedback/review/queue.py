@@ -187,14 +187,14 @@ class ReviewQueue:
             connection.execute(sa.delete(tables.claims).where(_C.item == name, _C.reviewer == reviewer))
             if item.proposal.expected is not None:
                 return Decided(name, self._told(item, decision), ())
-            return self._settle(connection, item, [*before.values(), decision], now)
+            return self._settle(connection, item, [*before.values(), decision])
 
-    def _settle(self, connection: sa.Connection, item: Item, decisions: Sequence[Decision], now: datetime) -> Decided:
+    def _settle(self, connection: sa.Connection, item: Item, decisions: Sequence[Decision]) -> Decided:
         """Write what the decisions amount to: the item's state, and the events where enough of them agree."""
         agreeing = settled(item.proposal, decisions, self._needed(item.proposal), self.same)
         opinions = any(one.verdict != "skip" for one in decisions)
         state: State = "done" if agreeing else "waiting" if opinions else "open"
-        made = [taught(item.proposal, decision, now) for decision in agreeing]
+        made = [taught(item.proposal, decision) for decision in agreeing]
         events = [event for event in made if event is not None]
         report = append_within(connection, events)
         if report.refused:

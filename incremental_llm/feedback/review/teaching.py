@@ -19,7 +19,6 @@ accepts or corrects none of any is left out as one-sided, like every user (`comp
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 
 from incremental_llm.chat import json_digest
 from incremental_llm.feedback.events import Correction, Event, Preference, Thumb
@@ -71,8 +70,11 @@ def settled(proposal: Proposal, decisions: Sequence[Decision], needed: int, same
     return ()
 
 
-def taught(proposal: Proposal, decision: Decision, time: datetime) -> Event | None:
-    """The event that a decision becomes once it counts, in its reviewer's name; None for a skip or a seeded item."""
+def taught(proposal: Proposal, decision: Decision) -> Event | None:
+    """The event that a decision becomes once it counts, in its reviewer's name; None for a skip or a seeded item.
+
+    Its time is that of the decision: of two texts that say the same, a compile keeps the one that was said first.
+    """
     said = position(proposal, decision)
     if said is None or proposal.expected is not None:
         return None
@@ -82,10 +84,10 @@ def taught(proposal: Proposal, decision: Decision, time: datetime) -> Event | No
     assert served is not None  # a proposal that is not seeded has one
     what, told = said
     if what == "wrong":
-        return Thumb(id=name, time=time, interaction=served, user=decision.reviewer, value=-1)
+        return Thumb(id=name, time=decision.time, interaction=served, user=decision.reviewer, value=-1)
     if what == "better" and first is not None and second is not None and first != second:
         chosen, rejected = (first, second) if told == "first" else (second, first)
-        return Preference(id=name, time=time, chosen=chosen, rejected=rejected, user=decision.reviewer)
+        return Preference(id=name, time=decision.time, chosen=chosen, rejected=rejected, user=decision.reviewer)
     if what == "better":
         told = proposal.reply if told == "first" else proposal.other or ""
-    return Correction(id=name, time=time, interaction=served, reviewer=decision.reviewer, content=told)
+    return Correction(id=name, time=decision.time, interaction=served, reviewer=decision.reviewer, content=told)

@@ -96,6 +96,7 @@ def test_a_reply_that_a_person_wrote_is_corrected_to(world, verdict: Any, right:
 def test_two_who_agree_stand_behind_one_example(world) -> None:
     item = world.put("i1", kind="safety")
     world.decide(item, "r1", "correct", "Ask a doctor.")
+    world.later(3600)
     world.decide(item, "r2", "correct", "ask a doctor")
     (example,) = compiled(world).sft
     assert (example.completion, example.users) == ("Ask a doctor.", ("r1", "r2"))
