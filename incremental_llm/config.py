@@ -21,10 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from incremental_llm.chat import json_digest
 from incremental_llm.dataset import CompileSettings
 from incremental_llm.errors import ConfigError
+from incremental_llm.feedback.review.settings import ReviewSettings
 from incremental_llm.gate import GatePolicy
 from incremental_llm.replay import ReplaySettings
 from incremental_llm.strict_yaml import parse_yaml
 from incremental_llm.training.settings import TrainingSettings
+
+_DECIDES_NOTHING: dict[str, Any] = {"workspace": True, "database": True, "review": True, "suites": {"folder"}}
 
 CORRECTION_SUITES = ("corrections", "new_corrections")
 """The suites made of accepted corrections: every earlier one that still holds, and this increment's own."""
@@ -93,6 +96,7 @@ class RunConfig(BaseModel):
     replay: ReplaySettings = ReplaySettings()
     training: TrainingSettings = TrainingSettings()
     gate: GatePolicy = GatePolicy()
+    review: ReviewSettings = ReviewSettings()
 
     @model_validator(mode="after")
     def _no_key_without_effect(self) -> Self:
@@ -124,8 +128,8 @@ class RunConfig(BaseModel):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What decides the result, as plain data: places on the disk are left out, sets are sorted."""
-        tree = self.model_dump(mode="json", exclude={"workspace": True, "database": True, "suites": {"folder"}})
+        """What decides the result, as plain data: places on the disk and the review are left out, sets are sorted."""
+        tree = self.model_dump(mode="json", exclude=_DECIDES_NOTHING)
         tree["compile"]["policy_reviewers"].sort()
         return tree
 

@@ -43,6 +43,7 @@ from incremental_llm.rehearsal import Production, Tonight, known, rehearse, topi
 from incremental_llm.replay import Facts, Mixture, ReplayBuffer, mix
 from incremental_llm.retrain import renewed
 from incremental_llm.runs import Clock, next_run
+from incremental_llm.unsettled import left_to_people
 
 Progress = Callable[[str, int, int, float | None], None]
 
@@ -134,7 +135,7 @@ def judge_increment(
     superseded = check_roles(registry, config, suites, todo)
     clock = Clock(folder / "seconds.json")
     progress(run.continued or "compiling feedback", 0, 1, None)
-    dataset = _compiled(todo, config, asked, base, folder / "dataset")
+    dataset, to_review = _compiled(todo, store, config, asked, base, folder / "dataset")
     replay = replayable(todo, dataset, config, asked)
     facts = known(todo, config, base)
     planned = mix(dataset.examples, replay.tonight, config.mixing, config.training.seed, facts, config.training.passes)
@@ -197,7 +198,14 @@ def judge_increment(
         folder=folder,
         sources=store.get(sorted(_sources(mixture) - dataset.account.keys())),
         number=len(registry.list()),
-        notes=(*dataset.trust.sentences(), *replay.notes, *rehearsal.notes, *notes, *training.notes),
+        notes=(
+            *dataset.trust.sentences(),
+            *replay.notes,
+            *rehearsal.notes,
+            *notes,
+            *training.notes,
+            *filter(None, (to_review,)),
+        ),
     )
 
 
@@ -359,20 +367,26 @@ def everyday_anchors(
 
 
 def _compiled(
-    todo: Pending, config: RunConfig, asked: Sequence[str], base: ResolvedBase, target: Path
-) -> CompiledDataset:
-    """The dataset of the pending events, written to `target`; NothingToTrainError where they became no example."""
+    todo: Pending, store: FeedbackStore, config: RunConfig, asked: Sequence[str], base: ResolvedBase, target: Path
+) -> tuple[CompiledDataset, str]:
+    """The dataset of the pending events, written to `target`, and in words what it left to people, who are asked.
+
+    Raises:
+        NothingToTrainError: they became no example.
+    """
     from incremental_llm.adapters.load import load_tokenizer
 
     dataset = compile_pending(todo, config, asked, load_tokenizer(base.folder))
+    to_review = left_to_people(store, config, todo, dataset)
     if not dataset.examples:
         raise NothingToTrainError(
             f"{len(todo.events)} new events became no example: {_reasons(dataset)}. See `illm dataset show`."
+            + f" {to_review}" * bool(to_review)
         )
     if not is_complete(target):
         with staged_folder(target) as folder:
             dataset.write(folder)
-    return dataset
+    return dataset, to_review
 
 
 def _reasons(dataset: CompiledDataset) -> str:

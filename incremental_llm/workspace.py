@@ -36,7 +36,7 @@ from incremental_llm.dataset import (
     held_out_replies,
     represent,
 )
-from incremental_llm.errors import InputError
+from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import EvaluationReport, Suite, all_questions, load_suites
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.importers import Format, ImportReport, import_file
@@ -336,6 +336,50 @@ class Workspace:
         for suite in chosen:
             self.registry.record_suite(suite.name, suite.version, suite.contract)
         return self._measurement(progress).report(snapshot.stack, chosen, f"v{snapshot.version}")
+
+    # review
+
+    def fill_review(self, low_margin: int = 0, progress: Progress = silent) -> int:
+        """Put what pending feedback leaves to people into the review queue; how many questions were new.
+
+        `low_margin`: also so many pairs of production's own increment of which it hardly prefers one reply.
+
+        Raises:
+            InputError: low margins are asked for, and production was made from no pairs.
+        """
+        from incremental_llm.unsettled import fill_unsettled
+
+        try:
+            todo = pending.read_pending(self.registry, self.store, self.config)
+        except NothingToTrainError:
+            new = 0
+        else:
+            questions = all_questions(self.config.suites.folder)
+            dataset = pending.compile_pending(todo, self.config, questions, self.tokenizer)
+            new = fill_unsettled(self.store, self.config, todo, dataset)
+        return new + (self._fill_low_margins(low_margin, progress) if low_margin else 0)
+
+    def _fill_low_margins(self, at_most: int, progress: Progress) -> int:
+        from incremental_llm.dataset.unsure import low_margin
+        from incremental_llm.unsettled import review_queue
+
+        head = self.registry.head()
+        made = CompiledDataset.read(self.registry.object_path(head.dataset)) if head.dataset else None
+        if made is None or not made.pairs:
+            raise InputError(
+                f"expected pairs that production v{head.version} was made from, found none. Run one with pairs first, "
+                "or leave --low-margin out."
+            )
+        replies = [(pair.prompt, reply) for pair in made.pairs for reply in pair.texts]
+        scored = self._measurement(progress).mean_logps(head.stack, replies, f"production v{head.version}", "on pairs")
+        margins = [
+            (pair, chosen - rejected)
+            for pair, chosen, rejected in zip(made.pairs, scored[::2], scored[1::2], strict=True)
+            if chosen is not None and rejected is not None
+        ]
+        events = self.store.get({name for pair in made.pairs for name in pair.sources}).values()
+        proposals = low_margin(margins, events, at_most)
+        return review_queue(self.store, self.config).add(proposals)
 
     # adapter management
 

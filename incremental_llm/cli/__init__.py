@@ -4,6 +4,7 @@
     illm feedback import log.jsonl    take a log in, line by line accounted for
     illm serve-ingest                 the same over HTTP, with keys of illm api-key create
     illm dataset show                 what the next increment would train on
+    illm review next -r NAME          what is unclear, to be decided; also as a page of illm serve-ingest
     illm run                          train, measure, judge, and promote or reject
     illm nightly                      the same for a scheduler: one at a time, exit codes that mean something
     illm patch EVENT_ID               a minimal adapter for one correction, and what else it moves

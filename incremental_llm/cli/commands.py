@@ -19,12 +19,13 @@ from incremental_llm.cli import (
     patch,
     registry,
     report,
+    review,
     run,
 )
 from incremental_llm.cli.errors import ErrorBoundary
 
 _ORDER = (
-    *("init", "feedback", "serve-ingest", "api-key", "dataset", "run", "nightly", "patch"),
+    *("init", "feedback", "serve-ingest", "api-key", "dataset", "review", "run", "nightly", "patch"),
     *("evaluate", "registry", "export", "report", "chat", "doctor"),
 )
 
@@ -73,6 +74,7 @@ app.add_typer(feedback.app, name="feedback")
 app.command("serve-ingest")(ingest.serve_ingest)
 app.add_typer(api_key.app, name="api-key")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(review.app, name="review")
 app.command("run")(run.run)
 app.command("nightly")(run.nightly)
 app.command("patch")(patch.patch)

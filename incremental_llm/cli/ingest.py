@@ -61,13 +61,15 @@ def serve_ingest(
     """
     from incremental_llm.feedback.api.server import serve
     from incremental_llm.feedback.api.settings import ApiSettings
+    from incremental_llm.unsettled import review_queue
 
     settings = ApiSettings(key_rate=key_rate, user_rate=user_rate, max_body_bytes=max_body)
 
     def ready(url: str) -> None:
-        say(f"listening on {url}, documented at {url}/docs")
+        say(f"listening on {url}, documented at {url}/docs; reviewers work at {url}/review")
         next_steps("illm api-key create --scope ingest --name NAME", "illm feedback status")
 
     with feedback_store(config, overrides) as store:
-        serve(store, settings, host=host, port=port, allow_remote=allow_remote, ready=ready)
+        review = review_queue(store, read_config(config, overrides))
+        serve(store, settings, host=host, port=port, allow_remote=allow_remote, review=review, ready=ready)
     say("ended; all that was answered with 202 is stored")

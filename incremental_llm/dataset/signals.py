@@ -13,7 +13,7 @@ from incremental_llm.dataset.dedup import normalised, prompt_key
 from incremental_llm.dataset.examples import PairExample, UnpairedExample
 from incremental_llm.dataset.reasons import Drop, DropReason
 from incremental_llm.dataset.voices import winner
-from incremental_llm.feedback.events import Thumb
+from incremental_llm.feedback.events import Correction, Thumb
 
 Verdict = dict[ReplyKey, int]
 """What users say of a reply: 1 good, -1 bad, 0 where neither has the margin."""
@@ -119,6 +119,7 @@ def _counting(batch: Batch, drafts: Drafts) -> list[Thumb]:
     for thumb in thumbs:
         judged[thumb.user].add(thumb.interaction)
     pleased = {thumb.user for thumb in thumbs if thumb.value == 1}
+    pleased |= {correction.reviewer for correction in batch.live(Correction)}  # says what is right, too
     last = {(thumb.user, batch.reply_key(thumb.interaction)): thumb for thumb in thumbs}
     last_click = {(thumb.user, thumb.interaction): thumb for thumb in thumbs}
     given: Counter[str] = Counter()

@@ -18,6 +18,8 @@ from statistics import NormalDist
 import numpy as np
 
 from incremental_llm.errors import SuiteError
+from incremental_llm.proportions import two_sided_z
+from incremental_llm.proportions import wilson as wilson  # the interval of a cell, beside those of differences
 
 _CHUNK = 4_000_000  # indices drawn at once; 32 MB
 
@@ -40,25 +42,6 @@ class PairedDifference:
     def discordant(self) -> float:
         """Share of items whose outcome changed, 0 to 1."""
         return (len(self.lost) + len(self.gained)) / self.n
-
-
-def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of the share right/n, both ends within 0 and 1 (Wilson 1927).
-
-    (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n). For 8 of 10 at 95 %: 0.490 to 0.943.
-    It keeps a width at shares of 0 and 1, where a bootstrap of the items has none.
-
-    Raises:
-        ValueError: no items, or more right than items.
-    """
-    if not 0 <= right <= n or n == 0:
-        raise ValueError(f"expected 0 <= right <= n with n > 0, found right={right}, n={n}")
-    z, p = _two_sided_z(confidence), right / n
-    centre = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low, high = (centre - half) / scale, (centre + half) / scale
-    return 0.0 if right == 0 else low, 1.0 if right == n else high  # exact there; rounding would miss by an ulp
 
 
 def paired_bootstrap(
@@ -105,7 +88,7 @@ def minimum_detectable_effect(n: int, discordant: float, *, confidence: float = 
     if n < 1 or not 0 <= discordant <= 1:
         raise ValueError(f"expected n >= 1 and 0 <= discordant <= 1, found n={n}, discordant={discordant}")
     smoothed = (discordant * n + 1) / (n + 2)
-    return min(1.0, (_two_sided_z(confidence) + NormalDist().inv_cdf(power)) * math.sqrt(smoothed / n))
+    return min(1.0, (two_sided_z(confidence) + NormalDist().inv_cdf(power)) * math.sqrt(smoothed / n))
 
 
 def items_to_resolve(margin: float, confidence: float = 0.95) -> int:
@@ -139,9 +122,3 @@ def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarra
         for start in range(0, resamples, rows)
     ]
     return np.concatenate(chunks)
-
-
-def _two_sided_z(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, found {confidence}")
-    return NormalDist().inv_cdf(0.5 + confidence / 2)

@@ -75,8 +75,8 @@ def test_serving_takes_the_recipes_database_and_the_options(
 ) -> None:
     asked: dict[str, Any] = {}
 
-    def serve(store: FeedbackStore, settings: Any, *, ready: Any, **where: Any) -> None:
-        asked.update(url=store.url, rate=settings.user_rate, **where)
+    def serve(store: FeedbackStore, settings: Any, *, ready: Any, review: Any, **where: Any) -> None:
+        asked.update(url=store.url, rate=settings.user_rate, lease=review.settings.lease_seconds, **where)
         ready("http://127.0.0.1:9")
 
     monkeypatch.setattr(server, "serve", serve)
@@ -84,7 +84,8 @@ def test_serving_takes_the_recipes_database_and_the_options(
     assert done.exit_code == 0
     assert "listening on http://127.0.0.1:9, documented at http://127.0.0.1:9/docs" in done.stderr
     assert "next: illm api-key create" in done.stderr
-    assert asked == {"url": database, "rate": 5.0, "host": "127.0.0.1", "port": 9, "allow_remote": False}
+    where = {"host": "127.0.0.1", "port": 9, "allow_remote": False}
+    assert asked == {"url": database, "rate": 5.0, "lease": 900.0, **where}
 
 
 def test_serving_elsewhere_is_refused_without_the_option(illm: Any) -> None:

@@ -26,7 +26,8 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
     shown = [line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line.strip()]
     expected = (
-        "init feedback serve-ingest api-key dataset run nightly patch evaluate registry export report chat doctor"
+        "init feedback serve-ingest api-key dataset review run nightly patch "
+        "evaluate registry export report chat doctor"
     )
     assert shown == expected.split()
     assert "..." not in done.stdout.split("Commands:")[1]

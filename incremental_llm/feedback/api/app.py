@@ -20,9 +20,12 @@ from incremental_llm.feedback.api.keys import KeyTable
 from incremental_llm.feedback.api.metrics import Metrics
 from incremental_llm.feedback.api.openapi import describe, event_body
 from incremental_llm.feedback.api.problem import ErrorAnswer, Problem
+from incremental_llm.feedback.api.review import ReviewApi, add_review_routes
+from incremental_llm.feedback.api.review_page import add_review_page
 from incremental_llm.feedback.api.service import Service
 from incremental_llm.feedback.api.settings import ApiSettings
 from incremental_llm.feedback.events import EVENT_TYPES
+from incremental_llm.feedback.review import ReviewQueue
 from incremental_llm.feedback.store import FeedbackStore
 
 _FEEDBACK = tuple(kind for kind in EVENT_TYPES if kind != "interaction")
@@ -67,10 +70,14 @@ def create_app(
     store: FeedbackStore,
     settings: ApiSettings | None = None,
     *,
+    review: ReviewQueue | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> FastAPI:
-    """The application on a store, which stays open as long as it runs; `clock` counts seconds for the rate limits."""
+    """The application on a store, which stays open as long as it runs; `clock` counts seconds for the rate limits.
+
+    `review` is the review queue, by default one in which only equal replies say the same.
+    """
     limits = settings or ApiSettings()
     metrics = Metrics()
     service = Service(KeyTable(store), limits, metrics, clock, now)
@@ -104,6 +111,9 @@ def create_app(
     for kind in (Problem, HTTPException):
         app.add_exception_handler(kind, _answer_problem)
     _add_routes(app, service)
+    queue = review or ReviewQueue(store, now=now)
+    add_review_routes(app, ReviewApi(service, store, queue))
+    add_review_page(app, service, queue.settings.lease_seconds, now)
     describe(app)
     return app
 

@@ -39,6 +39,10 @@ class Caller:
         """The token that the caller needs for feedback on `interaction`."""
         return self.credentials.reply_token(self.key.name, interaction)
 
+    def allows(self, token: str, interaction: str) -> bool:
+        """Whether `token` was made for the caller and `interaction`."""
+        return self.credentials.allows(token, self.key.name, interaction)
+
 
 def idempotency_key(header: str | None, key: ApiKey, path: str, body: bytes) -> IdempotencyKey | None:
     """The key of a request that came with an `Idempotency-Key` header; raises Problem (400) for a wrong header."""
@@ -122,7 +126,7 @@ def _check_tokens(event: Event, tokens: Sequence[str], caller: Caller) -> None:
     if isinstance(event, Correction):
         return
     for name in references(event):
-        if not any(caller.credentials.allows(token, caller.key.name, name) for token in tokens):
+        if not any(caller.allows(token, name) for token in tokens):
             raise Problem(
                 403,
                 f"{TOKENS}: the token of interaction {name[:100]!r}, made for {caller.key.name[:100]!r}",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from incremental_llm.errors import InputError
 from incremental_llm.feedback.api.settings import ApiSettings
+from incremental_llm.feedback.review import ReviewQueue
 from incremental_llm.feedback.store import FeedbackStore
 
 PORT = 8712
@@ -27,6 +28,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = PORT,
     allow_remote: bool = False,
+    review: ReviewQueue | None = None,
     ready: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was begun; `ready` is told the address once it is bound.
@@ -46,7 +48,7 @@ def serve(
 
     check_address(host, allow_remote=allow_remote)
     _log_to_stderr()
-    app = create_app(store, settings)
+    app = create_app(store, settings, review=review)
     config = uvicorn.Config(
         app,
         log_config=None,

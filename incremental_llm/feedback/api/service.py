@@ -15,12 +15,13 @@ from incremental_llm.feedback.api.body import aside, parse_body, read_body
 from incremental_llm.feedback.api.commit import GroupCommit, NotStoredError, QueueFullError
 from incremental_llm.feedback.api.groups import Entry, Outcome, Outcomes
 from incremental_llm.feedback.api.intake import Caller, idempotency_key, prepare, users_of
-from incremental_llm.feedback.api.keys import KeyTable
+from incremental_llm.feedback.api.keys import Credentials, KeyTable
 from incremental_llm.feedback.api.limits import Buckets, take_all
 from incremental_llm.feedback.api.metrics import Metrics
 from incremental_llm.feedback.api.problem import Problem, later, unavailable
 from incremental_llm.feedback.api.refresh import FreshCredentials
 from incremental_llm.feedback.api.scopes import Scope
+from incremental_llm.feedback.api.sessions import HEADER, session_key
 from incremental_llm.feedback.api.settings import ApiSettings
 from incremental_llm.feedback.events import MAX_ID
 
@@ -40,17 +41,17 @@ class Service:
     ) -> None:
         self.metrics = metrics
         self.writer: GroupCommit | None = None
-        self._settings, self._now = settings, now
+        self.settings, self._now = settings, now
         self._by_key = Buckets(settings.key_rate, settings.key_burst, _MAX_KEYS, clock)
         self._by_user = Buckets(settings.user_rate, settings.user_burst, settings.max_users, clock)
         self._credentials = FreshCredentials(keys, settings.refresh_seconds, clock)
 
     async def one(self, request: Request, types: Sequence[str]) -> dict[str, Any]:
         """Store the one event of a request; raises Problem unless it is stored."""
-        caller, body = await self._received(request, "ingest", "review")
-        obj = await parse_body(body, self._settings)
+        caller, body = await self.received(request, "ingest", "review")
+        obj = await parse_body(body, self.settings)
         entry = await aside(len(body), lambda: prepare(obj, types, caller, self._now()))
-        self._take(caller, [entry], 1)
+        self.take(caller, [entry], 1)
         (outcome,) = await self._stored(caller, [entry], len(body))
         if outcome.outcome == "refused":
             do = "Correct the id, or leave it out."
@@ -59,8 +60,8 @@ class Service:
 
     async def batch(self, request: Request, types: Sequence[str]) -> list[dict[str, Any]]:
         """Store the events of a request; what became of each, in their order."""
-        caller, body = await self._received(request, "ingest", "review")
-        objects = self._events_in(await parse_body(body, self._settings))
+        caller, body = await self.received(request, "ingest", "review")
+        objects = self._events_in(await parse_body(body, self.settings))
         now = self._now()
         entries: dict[int, Entry] = {}
         results: list[dict[str, Any]] = [{}] * len(objects)
@@ -73,7 +74,7 @@ class Service:
             else:
                 results[position] = _refused(obj, found)
                 self.metrics.event("none", "refused")
-        self._take(caller, list(entries.values()), len(objects))
+        self.take(caller, list(entries.values()), len(objects))
         outcomes = await self._stored(caller, list(entries.values()), len(body)) if entries else ()
         for (position, entry), outcome in zip(entries.items(), outcomes, strict=True):
             results[position] = _told(outcome, entry, caller)
@@ -81,7 +82,7 @@ class Service:
 
     async def check_admin(self, request: Request) -> None:
         """Raises Problem unless the key has the scope admin."""
-        await self._caller(request, "admin")
+        await self.caller(request, "admin")
 
     async def check_writer(self) -> None:
         """Raises Problem (503) when nothing can be stored; where the last transaction failed, it tries an empty one."""
@@ -89,21 +90,21 @@ class Service:
         if writer.failing:
             await _answered(writer, groups.Request(()))
 
-    async def _received(self, request: Request, *scopes: Scope) -> tuple[Caller, bytes]:
+    async def received(self, request: Request, *scopes: Scope, session: bool = False) -> tuple[Caller, bytes]:
         """The caller and the body, which is not read for somebody who may not send it now."""
-        caller = await self._caller(request, *scopes)
+        caller = await self.caller(request, *scopes, session=session)
         _refuse_after(self._by_key.wait(caller.key.id, 1), "this API key")
-        body = await read_body(request, self._settings)
+        body = await read_body(request, self.settings)
         header = request.headers.get("idempotency-key")
         idempotency = idempotency_key(header, caller.key, request.url.path, body)
         return Caller(caller.key, caller.credentials, idempotency), body
 
-    async def _caller(self, request: Request, *scopes: Scope) -> Caller:
-        try:
-            credentials = await self._credentials.current()
-        except sa.exc.SQLAlchemyError:
-            raise unavailable("a database that can be read", "one that fails") from None
+    async def caller(self, request: Request, *scopes: Scope, session: bool = False) -> Caller:
+        """Who asks; with `session` the review page's cookie stands for a key. Raises Problem (401, 403, 503)."""
+        credentials = await self.credentials()
         key = credentials.authenticate(request.headers.get("authorization"))
+        if key is None and session and (request.method == "GET" or HEADER in request.headers):
+            key = session_key(request, credentials, self._now().timestamp())
         if key is None:
             found = "one that is unknown or revoked" if "authorization" in request.headers else "none"
             do = "Send Authorization: Bearer KEY; illm api-key create makes one."
@@ -114,6 +115,13 @@ class Service:
             raise Problem(403, f"a key with the scope {' or '.join(scopes)}", found, "Use another key.")
         return Caller(key, credentials)
 
+    async def credentials(self) -> Credentials:
+        """All keys and signing secrets as they are now; raises Problem (503)."""
+        try:
+            return await self._credentials.current()
+        except sa.exc.SQLAlchemyError:
+            raise unavailable("a database that can be read", "one that fails") from None
+
     def _running_writer(self) -> GroupCommit:
         if self.writer is None or not self.writer.alive:
             raise unavailable("a server that takes events", "one that is about to start or end")
@@ -121,14 +129,14 @@ class Service:
 
     def _events_in(self, value: Any) -> list[Any]:
         found = value.get("events") if isinstance(value, dict) else None
-        most = self._settings.max_batch
+        most = self.settings.max_batch
         if not isinstance(found, list) or len(value) > 1 or not 0 < len(found) <= most:
             shown = f"{len(found)} events" if isinstance(found, list) else type(value).__name__
             shown += f" with the fields {', '.join(map(repr, value))}" if isinstance(value, dict) else ""
             raise Problem(422, f'{{"events": [...]}} with 1 to {most} events and nothing else', shown, "Split it.")
         return found
 
-    def _take(self, caller: Caller, entries: Sequence[Entry], events: int) -> None:
+    def take(self, caller: Caller, entries: Sequence[Entry], events: int) -> None:
         """Count `events` of the key, and each user's among them; raises Problem (429) and counts none of them."""
         wanted: list[tuple[Buckets, Hashable, float]] = [(self._by_key, caller.key.id, events)]
         wanted += [(self._by_user, (caller.key.name, user), n) for user, n in users_of(entries).items()]

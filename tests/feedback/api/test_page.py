@@ -1,4 +1,4 @@
-"""The curl commands of docs/ingest.md work as they stand, and its tables say what the code does."""
+"""The curl commands of docs/ingest.md and docs/review.md work as they stand, and the tables say what the code does."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from incremental_llm.feedback.api.sessions import SECONDS
 from incremental_llm.feedback.api.settings import ApiSettings
+from incremental_llm.feedback.review import ReviewSettings
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "ingest.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+PAGE = (DOCS / "ingest.md").read_text(encoding="utf-8")
+REVIEW = (DOCS / "review.md").read_text(encoding="utf-8")
 
 
 def sent(api: Any, command: str, variables: dict[str, str]) -> Any:
@@ -38,6 +42,21 @@ def test_the_commands_work(api) -> None:
     assert "value: Input should be 1 or -1, found 5" in PAGE
 
 
+def test_the_command_of_a_moderator_works(api) -> None:
+    (flag,) = re.findall(r"^```console\n(.*?)^```$", REVIEW, re.M | re.S)
+    name, token = api.log()
+    answer = sent(api, flag, {"KEY": api.keys["shop"], "ID": name, "TOKEN": token})
+    assert (answer.status_code, answer.json()["outcome"]) == (202, "added")
+
+
+def test_the_review_page_names_the_defaults() -> None:
+    settings = ReviewSettings()
+    assert f"`review.lease_seconds` ({settings.lease_seconds / 60:g} minutes)" in REVIEW
+    assert f"`review.seed_share` (1 in {1 / settings.seed_share:g})" in REVIEW
+    assert f"`review.two_person` (`{', '.join(settings.two_person)}` by default)" in REVIEW
+    assert f"SameSite=Strict, {SECONDS // 3600} hours" in REVIEW
+
+
 def test_the_limits_are_the_defaults() -> None:
     limits = ApiSettings()
     table = PAGE.split("## Limits")[1].split("\n## ")[0]
@@ -59,4 +78,4 @@ def test_the_limits_are_the_defaults() -> None:
 def test_every_endpoint_stands_on_the_page(api) -> None:
     for path, methods in api.client.get("/openapi.json").json()["paths"].items():
         for method in methods:
-            assert f"`{method.upper()} {path}`" in PAGE
+            assert f"`{method.upper()} {path}`" in (REVIEW if path.startswith("/v1/review") else PAGE)

@@ -1,0 +1,331 @@
+// The review page. Whatever users wrote enters the page as text nodes only; the exact text goes back as JSON, since a form
+// would turn every line end into CRLF.
+"use strict";
+
+const at = (id) => document.getElementById(id);
+const bytes = (text) => new TextEncoder().encode(text).length;
+const drafts = new Map(); // what was typed for an item and not sent
+const passed = []; // ids that were put off in this sitting
+let item = null;
+let untouched = ""; // what the editor holds of the reply: it turns CRLF into LF
+let busy = false;
+
+class Refused extends Error {
+  constructor(status, error) {
+    super(`Expected ${error.expected}, found ${error.found}. ${error.do}`);
+    this.status = status;
+  }
+}
+
+async function send(path, body) {
+  const headers = { "Content-Type": "application/json", "X-Illm-Review": "1" };
+  const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), redirect: "error" });
+  const told = await answer.json();
+  if (!answer.ok) throw new Refused(answer.status, told.error);
+  return told;
+}
+
+function say(text, wrong = false) {
+  at("status").textContent = text;
+  at("status").classList.toggle("wrong", wrong);
+}
+
+function make(name, text, className) {
+  const element = document.createElement(name);
+  if (text !== undefined) element.textContent = text;
+  if (className) element.className = className;
+  return element;
+}
+
+// Texts
+
+const SIGNS = /\r|\t|\u00a0|[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e]|[\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\u3164\ufe00-\ufe0f\ufeff\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]/gu;
+const NAMES = { "\r": "CR", "\t": "TAB", "\u00a0": "NBSP", "\u200b": "ZWSP", "\u200c": "ZWNJ", "\u200d": "ZWJ", "\u200e": "LRM", "\u200f": "RLM", "\u202a": "LRE", "\u202b": "RLE", "\u202c": "PDF", "\u202d": "LRO", "\u202e": "RLO", "\u2066": "LRI", "\u2067": "RLI", "\u2068": "FSI", "\u2069": "PDI", "\ufeff": "BOM" };
+
+function sign(character) {
+  const code = character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+  const element = make("span", NAMES[character] ?? `U+${code}`, "sign");
+  element.title = `U+${code}`;
+  return element;
+}
+
+// The text with a name in the place of each character that cannot be seen, so that none can turn the rest around.
+function show(parent, text) {
+  let from = 0;
+  for (const found of text.matchAll(SIGNS)) {
+    parent.append(text.slice(from, found.index), sign(found[0]));
+    from = found.index + found[0].length;
+  }
+  parent.append(text.slice(from));
+}
+
+function edges(parent, text) {
+  const body = text.trim();
+  const start = text.length - text.trimStart().length;
+  const dots = (space) => space.replace(/ /g, "·").replace(/\n/g, "⏎\n");
+  if (start) parent.append(make("span", dots(text.slice(0, start)), "sign"));
+  show(parent, body);
+  if (body && start + body.length < text.length) parent.append(make("span", dots(text.slice(start + body.length)), "sign"));
+}
+
+// Differences, by words: the longest common subsequence of what lies between the common beginning and end
+
+function words(text) {
+  return text.match(/[\p{L}\p{N}\p{M}]+|\r\n|\s|[^\p{L}\p{N}\p{M}\s]/gu) ?? [];
+}
+
+function changes(before, after) {
+  const [a, b] = [words(before), words(after)];
+  let [head, tail] = [0, 0];
+  while (head < a.length && head < b.length && a[head] === b[head]) head++;
+  while (tail < a.length - head && tail < b.length - head && a[a.length - 1 - tail] === b[b.length - 1 - tail]) tail++;
+  const same = (list, from, to) => ["same", list.slice(from, to).join("")];
+  const middle = [a.slice(head, a.length - tail), b.slice(head, b.length - tail)];
+  return joined([same(a, 0, head), ...common(...middle), same(a, a.length - tail, a.length)]);
+}
+
+function common(a, b) {
+  if (a.length * b.length > 4e6) return [["del", a.join("")], ["ins", b.join("")]]; // as one change: it would take seconds
+  const width = b.length + 1;
+  const longest = new Uint32Array((a.length + 1) * width);
+  for (let i = a.length - 1; i >= 0; i--)
+    for (let j = b.length - 1; j >= 0; j--)
+      longest[i * width + j] = a[i] === b[j]
+        ? longest[(i + 1) * width + j + 1] + 1
+        : Math.max(longest[(i + 1) * width + j], longest[i * width + j + 1]);
+  const found = [];
+  let [i, j] = [0, 0];
+  while (i < a.length || j < b.length)
+    if (i < a.length && j < b.length && a[i] === b[j]) { found.push(["same", a[i]]); i++; j++; }
+    else if (j === b.length || (i < a.length && longest[(i + 1) * width + j] >= longest[i * width + j + 1])) found.push(["del", a[i++]]);
+    else found.push(["ins", b[j++]]);
+  return found;
+}
+
+function joined(parts) {
+  const found = [];
+  for (const [kind, text] of parts)
+    if (text && found.length && found[found.length - 1][0] === kind) found[found.length - 1][1] += text;
+    else if (text) found.push([kind, text]);
+  return found;
+}
+
+function showSize() {
+  const text = at("text").value;
+  const [many, heavy] = [[...text].length, bytes(text)];
+  at("size").textContent = `${many} characters, ${heavy} bytes`;
+  const parts = text === untouched ? [] : changes(item.reply, text);
+  const changed = parts.some(([kind]) => kind !== "same");
+  at("diff-title").textContent = changed ? "What a correction would change" : "The reply as it stands";
+  at("diff").replaceChildren();
+  if (!changed) edges(at("diff"), item.reply);
+  for (const [kind, part] of changed ? parts : []) {
+    const element = make(kind === "same" ? "span" : kind);
+    if (kind === "same") show(element, part);
+    else show(element, part.replace(/\n/g, "⏎\n").replace(/^ +$/, (spaces) => "·".repeat(spaces.length)));
+    at("diff").append(element);
+  }
+  at("save").disabled = busy || text === untouched;
+}
+
+// One item
+
+const SECOND = ["", "Another reviewer has decided already, and you do not see how.", "Reviewers say different things so far."];
+const KINDS = { conflict: "people disagree", low_margin: "low margin", safety: "safety", moderation: "moderation" };
+
+function block(title, text, className) {
+  const element = make("div", undefined, className);
+  const body = make("div");
+  body.dir = "auto";
+  edges(body, text);
+  element.append(make("h3", title), body);
+  return element;
+}
+
+function showItem(claim) {
+  item = claim.item;
+  at("work").hidden = false;
+  at("why").replaceChildren(make("span", KINDS[item.kind] ?? item.kind, "tag"), item.kind === item.reason ? "" : item.reason.replaceAll("_", " "));
+  at("hint").textContent = [item.hint, SECOND[Math.min(item.decided, 2)]].join(" ");
+  at("prompt").replaceChildren(...item.prompt.map((turn) => block(turn.role, turn.content, "turn")));
+  const pair = item.other !== null;
+  at("replies").replaceChildren(block(pair ? "first reply" : "reply", item.reply, "reply"));
+  if (pair) at("replies").append(block("second reply", item.other, "reply"));
+  at("accept").firstElementChild.textContent = pair ? "First is better" : "Accept";
+  at("reject").firstElementChild.textContent = pair ? "Second is better" : "Reject";
+  showVoices();
+  at("text").value = item.reply;
+  untouched = at("text").value;
+  fill(drafts.get(item.id) ?? item.reply);
+  at("why").focus({ preventScroll: true }); // where a reader begins, and where keys are commands
+  window.scrollTo(0, 0);
+}
+
+function showVoices() {
+  let number = 0;
+  at("voices").replaceChildren(...item.voices.map((voice) => {
+    const line = make("li");
+    line.append(make("b", voice.who), ": ");
+    edges(line, voice.says);
+    if (voice.text && ++number < 10) {
+      const take = make("button", "use it ");
+      take.type = "button";
+      take.dataset.take = number;
+      take.append(make("kbd", number));
+      take.addEventListener("click", () => fill(voice.says));
+      line.append(take);
+    }
+    return line;
+  }));
+}
+
+function fill(text) {
+  at("text").value = text;
+  const lost = (text.match(/\r/g) ?? []).length;
+  at("ends").hidden = !lost;
+  at("ends").textContent = `The reply holds ${lost} carriage returns; the editor writes line feeds only. To keep them, accept.`;
+  typed();
+}
+
+function typed() {
+  if (at("text").value === untouched) drafts.delete(item.id);
+  else drafts.set(item.id, at("text").value);
+  showSize();
+}
+
+function showCounts(counts) {
+  const left = counts.open + counts.claimed + counts.waiting;
+  const second = counts.waiting ? `, ${counts.waiting} of them wait for a second reviewer` : "";
+  at("counts").textContent = `${left} to review${second}, ${counts.done} done`;
+}
+
+// Talking to the server. What fails leaves the page as it is, and can be tried again: a decision counts once.
+
+async function work(task) {
+  if (busy) return;
+  busy = true;
+  for (const button of document.querySelectorAll("#actions button")) button.disabled = true;
+  try {
+    await task();
+  } catch (error) {
+    if (!(error instanceof Refused)) say("No connection to the server. Nothing was lost: your text is still here. Try again.", true);
+    else if (error.status === 401 && !at("login")) say("You are logged out. Your text is still here: log in in another tab, then try again.", true);
+    else say(error.message, true);
+  } finally {
+    busy = false;
+    for (const button of document.querySelectorAll("#actions button")) button.disabled = false;
+    if (item) showSize();
+  }
+}
+
+async function claim(wanted) {
+  const told = await send("/v1/review/claim", wanted);
+  showCounts(told.counts);
+  if (told.claim) return showItem(told.claim);
+  item = null;
+  at("work").hidden = true;
+  return say(passed.length
+    ? `Nothing else to review. ${passed.length} were put off in this sitting: press n to see them again.`
+    : "Nothing to review. Well done: press n to look again.");
+}
+
+async function decide(verdict, content) {
+  const body = content === undefined ? { verdict } : { verdict, content };
+  try {
+    const told = await send(`/v1/review/items/${item.id}/decision`, body);
+    drafts.delete(item.id);
+    say(told.state === "waiting" ? "Stored. It counts when another reviewer says the same." : "");
+  } catch (error) {
+    if (!(error instanceof Refused) || error.status !== 409) throw error;
+    return claimAgain();
+  }
+  return claim({ but: passed.slice(-100) });
+}
+
+async function claimAgain() {
+  const mine = at("text").value;
+  try {
+    await send("/v1/review/claim", { item: item.id });
+    say("Your time for this one had run out, and it is yours again. Nothing was sent yet: decide once more.", true);
+  } catch (error) {
+    if (!(error instanceof Refused) || error.status !== 409) throw error;
+    say(`Somebody else has this one now, and nothing was sent. Press n for the next. (${error.message})`, true);
+  }
+  at("text").value = mine;
+}
+
+async function later() {
+  if (!item) {
+    passed.length = 0;
+    say("");
+    return claim({});
+  }
+  await send(`/v1/review/items/${item.id}/release`, {});
+  if (!passed.includes(item.id)) passed.push(item.id);
+  say("");
+  return claim({ but: passed.slice(-100) });
+}
+
+async function back() {
+  const before = passed.pop();
+  if (before === undefined) return say("There is none before this one.");
+  if (item) await send(`/v1/review/items/${item.id}/release`, {});
+  say("");
+  return claim({ item: before });
+}
+
+// A verdict on the reply as it stands would throw away what was typed.
+function judge(verdict) {
+  if (at("text").value === untouched) return decide(verdict);
+  return say("You have changed the text: Ctrl+Enter saves it as the right reply, u puts the reply back.", true);
+}
+
+const ACTIONS = {
+  accept: () => item && judge("accept"),
+  reject: () => item && judge("reject"),
+  skip: () => item && decide("skip"),
+  save: () => item && at("text").value !== untouched && decide("correct", at("text").value),
+  next: later,
+  back,
+};
+const act = (name) => work(async () => ACTIONS[name]());
+
+const KEYS = {
+  a: () => act("accept"), r: () => act("reject"), s: () => act("skip"), n: () => act("next"), j: () => act("next"), k: () => act("back"),
+  e: () => at("text").focus(), c: () => at("text").focus(), u: () => item && fill(item.reply), "?": () => at("keys").showModal(),
+};
+
+function pressed(event) {
+  if (at("keys").open) return;
+  const writing = event.target === at("text");
+  if (writing && event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); return act("save"); }
+  if (writing && event.key === "Escape") return at("text").blur();
+  if (writing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  const taken = /^[1-9]$/.test(event.key) && document.querySelector(`[data-take="${event.key}"]`);
+  const does = taken ? () => taken.click() : Object.hasOwn(KEYS, event.key) ? KEYS[event.key] : null;
+  if (!does) return;
+  event.preventDefault();
+  does();
+}
+
+function begin() {
+  for (const name of ["accept", "reject", "save", "skip", "next"]) at(name).addEventListener("click", () => act(name));
+  at("help").addEventListener("click", () => at("keys").showModal());
+  at("logout").addEventListener("click", () => work(async () => { await send("/review/logout", {}); location.reload(); }));
+  at("text").addEventListener("input", typed);
+  document.addEventListener("keydown", pressed);
+  const lease = Number(document.body.dataset.lease) * 1000;
+  setInterval(() => item && !document.hidden && !busy && send("/v1/review/claim", { item: item.id }).catch(() => {}), lease / 3);
+  act("next");
+}
+
+function login(event) {
+  event.preventDefault();
+  work(async () => {
+    await send("/review/login", { key: at("key").value.trim() });
+    location.reload();
+  });
+}
+
+if (at("login")) at("login").addEventListener("submit", login);
+else begin();

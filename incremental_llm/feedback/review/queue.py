@@ -1,0 +1,298 @@
+"""The queue: items come in once, are claimed for a while, decided by one or two people, and become events."""
+
+from __future__ import annotations
+
+import operator
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import sqlalchemy as sa
+
+from incremental_llm.errors import IntegrityError
+from incremental_llm.feedback.events import MAX_ID
+from incremental_llm.feedback.review import tables
+from incremental_llm.feedback.review.items import (
+    VERDICTS,
+    Claim,
+    Decided,
+    Decision,
+    Item,
+    NotYoursError,
+    Proposal,
+    ReviewError,
+    State,
+    UnknownItemError,
+    Verdict,
+)
+from incremental_llm.feedback.review.rows import add_authors, decision_row, item_row, read_decision, read_proposal
+from incremental_llm.feedback.review.settings import ReviewSettings
+from incremental_llm.feedback.review.teaching import Same, settled, taught
+from incremental_llm.feedback.sequence import CHUNK, chunks
+from incremental_llm.feedback.store import FeedbackStore, append_within
+from incremental_llm.feedback.tables import create_missing
+
+_I, _A, _C, _D = tables.items.c, tables.authors.c, tables.claims.c, tables.decisions.c
+
+
+class ReviewQueue:
+    """The review queue in a feedback database; processes and threads may use it at the same time.
+
+    Args:
+        same: whether two replies say the same. By default only equal ones do, so that two reviewers agree too seldom
+            rather than too easily; `dataset.dedup.same_statement` is what a compile goes by.
+        draw: a number from 0 to 1; below `seed_share` a seeded item is next.
+    """
+
+    def __init__(
+        self,
+        store: FeedbackStore,
+        settings: ReviewSettings | None = None,
+        *,
+        same: Same = operator.eq,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.settings = settings or ReviewSettings()
+        self.same = same
+        self._store, self._now, self._draw = store, now, draw
+        with store.writing() as connection:
+            create_missing(connection, tables.metadata)
+
+    def add(self, proposals: Iterable[Proposal]) -> int:
+        """Put proposals in, and return how many were new. One that is there already gets further authors at most."""
+        wanted = {proposal.id: proposal for proposal in proposals}
+        created = self._now().isoformat()
+        with self._store.writing() as connection:
+            known: set[str] = set()
+            for ids in chunks(wanted):
+                known.update(connection.scalars(sa.select(_I.id).where(_I.id.in_(ids))))
+            rows = [item_row(name, wanted[name], created) for name in wanted if name not in known]
+            for start in range(0, len(rows), CHUNK):
+                connection.execute(sa.insert(tables.items), rows[start : start + CHUNK])
+            add_authors(connection, {name: proposal.authors for name, proposal in wanted.items()})
+        return len(rows)
+
+    def items(
+        self, *, kind: str | None = None, states: Collection[State] = (), reviewer: str | None = None, limit: int = 100
+    ) -> list[Item]:
+        """Items, most urgent first, at most `limit`; `reviewer`: those that this one may decide and has not."""
+        now = self._now().timestamp()
+        wanted = sa.select(tables.items).order_by(_I.priority.desc(), _I.created, _I.id).limit(limit)
+        if kind is not None:
+            wanted = wanted.where(_I.kind == kind)
+        if states:
+            held = sa.exists().where(_C.item == _I.id, _C.expires > now)
+            stored = [state for state in states if state != "claimed"]
+            free = sa.and_(_I.state.in_(stored), ~held) if "claimed" not in states else _I.state.in_(stored)
+            wanted = wanted.where(sa.or_(free, held) if "claimed" in states else free)
+        if reviewer is not None:
+            wanted = wanted.where(*_open_to(reviewer))
+        with self._store.reading() as connection:
+            return self._items(connection, connection.execute(wanted).all())
+
+    def get(self, name: str) -> Item:
+        """One item; raises UnknownItemError."""
+        with self._store.reading() as connection:
+            return self._item(connection, name)
+
+    def counts(self) -> dict[State, int]:
+        """How many items are in each state, seeded ones left out."""
+        held = sa.exists().where(_C.item == _I.id, _C.expires > self._now().timestamp())
+        state = sa.case((sa.and_(_I.state != "done", held), "claimed"), else_=_I.state).label("now")
+        wanted = sa.select(state, sa.func.count().label("many")).where(~_I.seeded).group_by(state)
+        with self._store.reading() as connection:
+            found = {row.now: row.many for row in connection.execute(wanted)}
+        return {state: found.get(state, 0) for state in get_args(State)}
+
+    def decisions(self) -> list[Decision]:
+        """Every decision, in order of time."""
+        wanted = sa.select(tables.decisions).order_by(_D.time, _D.item, _D.reviewer)
+        with self._store.reading() as connection:
+            return [read_decision(row) for row in connection.execute(wanted)]
+
+    def proposals(self, names: Collection[str]) -> dict[str, Proposal]:
+        """What the items with these ids are about."""
+        found: dict[str, Proposal] = {}
+        with self._store.reading() as connection:
+            for ids in chunks(names):
+                rows = connection.execute(sa.select(_I.id, _I.body).where(_I.id.in_(ids)))
+                found |= {row.id: read_proposal(row) for row in rows}
+        return found
+
+    def next(self, reviewer: str, *, but: Collection[str] = ()) -> Claim | None:
+        """Claim what `reviewer` should decide next, leaving out the ids in `but`; None when there is nothing.
+
+        What the reviewer holds already comes first. Seeded items are mixed in and look like the others.
+        """
+        _check_reviewer(reviewer)
+        with self._store.writing() as connection:
+            now = self._now().timestamp()
+            free = sa.select(_I.id).where(*_open_to(reviewer), _I.id.not_in(list(but)[-CHUNK // 2 :])).limit(1)
+            live = sa.select(_C.item).where(_C.expires > now)
+            mine, other = live.where(_C.reviewer == reviewer), live.where(_C.reviewer != reviewer)
+            ordered = free.where(_I.id.not_in(other)).order_by(_I.priority.desc(), _I.created, _I.id)
+            seeds = free.where(_I.seeded).order_by(_I.id)
+            plain = ordered.where(~_I.seeded)
+            order = [seeds, plain] if self._draw() < self.settings.seed_share else [plain]
+            for wanted in (free.where(_I.id.in_(mine)), *order):
+                found = connection.execute(wanted).scalar()
+                if found is not None:
+                    return self._claimed(connection, found, reviewer)
+        return None
+
+    def claim(self, name: str, reviewer: str) -> Claim:
+        """Claim one item, or hold it for longer.
+
+        Raises:
+            ReviewError: unknown, decided, somebody else's, or about what this reviewer has said.
+        """
+        _check_reviewer(reviewer)
+        with self._store.writing() as connection:
+            item = self._item(connection, name)
+            self._check_open(connection, item, reviewer)
+            return self._claimed(connection, name, reviewer)
+
+    def release(self, name: str, reviewer: str) -> None:
+        """Give a claim back; nothing happens where there is none."""
+        with self._store.writing() as connection:
+            connection.execute(sa.delete(tables.claims).where(_C.item == name, _C.reviewer == reviewer))
+
+    def decide(self, name: str, reviewer: str, verdict: Verdict, content: str | None = None) -> Decided:
+        """Record the decision of whoever holds the item, and in the same transaction the events that it completes.
+
+        A decision that is repeated word for word is answered again; nothing else takes one back.
+
+        Raises:
+            ReviewError: no live claim by this reviewer, another decision of theirs, or a text that does not fit.
+        """
+        _check_verdict(verdict, content)
+        with self._store.writing() as connection:
+            item = self._item(connection, name)
+            before = {one.reviewer: one for one in self._decisions_on(connection, name)}
+            if reviewer in before and (before[reviewer].verdict, before[reviewer].content) == (verdict, content):
+                return Decided(name, self._told(item, before[reviewer]), ())
+            self._check_open(connection, item, reviewer)
+            now = self._now()
+            held = sa.select(_C.claimed).where(_C.item == name, _C.reviewer == reviewer)
+            claimed = connection.execute(held.where(_C.expires > now.timestamp())).scalar()
+            if claimed is None:
+                do = "Claim it again; nothing was changed."
+                raise NotYoursError(f"a claim of {reviewer!r} on {name}", "none, or one that has run out", do)
+            seconds = now.timestamp() - claimed
+            decision = Decision(name, reviewer, verdict, content, now, seconds)
+            connection.execute(sa.insert(tables.decisions), [decision_row(decision)])
+            connection.execute(sa.delete(tables.claims).where(_C.item == name, _C.reviewer == reviewer))
+            if item.proposal.expected is not None:
+                return Decided(name, self._told(item, decision), ())
+            return self._settle(connection, item, [*before.values(), decision])
+
+    def _settle(self, connection: sa.Connection, item: Item, decisions: Sequence[Decision]) -> Decided:
+        """Write what the decisions amount to: the item's state, and the events where enough of them agree."""
+        agreeing = settled(item.proposal, decisions, self._needed(item.proposal), self.same)
+        opinions = any(one.verdict != "skip" for one in decisions)
+        state: State = "done" if agreeing else "waiting" if opinions else "open"
+        made = [taught(item.proposal, decision) for decision in agreeing]
+        events = [event for event in made if event is not None]
+        report = append_within(connection, events)
+        if report.refused:
+            raise IntegrityError(f"review item {item.id}: {report.refused[0].reason}")
+        connection.execute(sa.update(tables.items).where(_I.id == item.id).values(state=state))
+        return Decided(item.id, state, tuple(event.id for event in events))
+
+    def _needed(self, proposal: Proposal) -> int:
+        return 2 if proposal.kind in self.settings.two_person else 1
+
+    def _told(self, item: Item, decision: Decision) -> State:
+        """The state as its reviewer is told it: a seeded item looks like any other."""
+        if item.proposal.expected is None:
+            return item.state
+        if decision.verdict == "skip":
+            return "open"
+        return "done" if self._needed(item.proposal) == 1 else "waiting"
+
+    def _check_open(self, connection: sa.Connection, item: Item, reviewer: str) -> None:
+        others = "Take another one: illm review next."
+        if connection.execute(sa.select(_A.item).where(_A.item == item.id, _A.person == reviewer)).first():
+            raise NotYoursError(
+                f"a reviewer who had no part in {item.id}", f"{reviewer!r}, who said some of it", others
+            )
+        if connection.execute(sa.select(_D.item).where(_D.item == item.id, _D.reviewer == reviewer)).first():
+            raise NotYoursError(f"one decision of {reviewer!r} on {item.id}", "another, which stands", others)
+        if item.proposal.expected is not None:
+            return
+        if item.state == "done":
+            raise NotYoursError(f"{item.id} to be open", "that it is decided", others)
+        if item.claimed_by not in (None, reviewer):
+            raise NotYoursError(f"{item.id} to be free", f"that {item.claimed_by!r} holds it", others)
+
+    def _claimed(self, connection: sa.Connection, name: str, reviewer: str) -> Claim:
+        """Hold an item: a claim that is alive keeps its beginning and runs on."""
+        now = self._now().timestamp()
+        expires = now + self.settings.lease_seconds
+        here = (_C.item == name, _C.reviewer == reviewer)
+        held = connection.execute(sa.select(_C.claimed).where(*here, _C.expires > now)).scalar()
+        connection.execute(
+            sa.delete(tables.claims).where(_C.item == name, (_C.reviewer == reviewer) | (_C.expires <= now))
+        )
+        row = {"item": name, "reviewer": reviewer, "claimed": now if held is None else held, "expires": expires}
+        connection.execute(sa.insert(tables.claims), [row])
+        item = replace(self._item(connection, name), state="claimed", claimed_by=reviewer)  # a seeded one has several
+        return Claim(item, reviewer, datetime.fromtimestamp(expires, UTC))
+
+    def _item(self, connection: sa.Connection, name: str) -> Item:
+        row = connection.execute(sa.select(tables.items).where(_I.id == name)).first()
+        if row is None:
+            raise UnknownItemError("the id of a review item", repr(name[:MAX_ID]), "illm review list shows them.")
+        return self._items(connection, [row])[0]
+
+    def _items(self, connection: sa.Connection, rows: Sequence[Any]) -> list[Item]:
+        names = [row.id for row in rows]
+        held: dict[str, str] = {}
+        decided: dict[str, int] = {}
+        for ids in chunks(names):
+            live = sa.select(_C.item, _C.reviewer).where(_C.item.in_(ids), _C.expires > self._now().timestamp())
+            held |= {row.item: row.reviewer for row in connection.execute(live)}
+            count = sa.select(_D.item, sa.func.count().label("many")).where(_D.item.in_(ids), _D.verdict != "skip")
+            decided |= {row.item: row.many for row in connection.execute(count.group_by(_D.item))}
+        return [
+            Item(
+                id=row.id,
+                proposal=read_proposal(row),
+                state="claimed" if row.id in held and row.state != "done" else row.state,
+                created=datetime.fromisoformat(row.created),
+                claimed_by=held.get(row.id),
+                decided=0 if row.seeded else decided.get(row.id, 0),  # an open item with many would be a seeded one
+            )
+            for row in rows
+        ]
+
+    def _decisions_on(self, connection: sa.Connection, name: str) -> list[Decision]:
+        return [read_decision(row) for row in connection.execute(sa.select(tables.decisions).where(_D.item == name))]
+
+
+def _open_to(reviewer: str) -> tuple[sa.ColumnElement[bool], ...]:
+    """Items that are not decided, neither by this reviewer, nor about what this reviewer has said."""
+    said = sa.exists().where(_A.item == _I.id, _A.person == reviewer)
+    decided = sa.exists().where(_D.item == _I.id, _D.reviewer == reviewer)
+    return _I.state.in_(("open", "waiting")), ~said, ~decided
+
+
+def _check_reviewer(reviewer: str) -> None:
+    if not reviewer.strip() or len(reviewer) > MAX_ID or not reviewer.isprintable():
+        raise ReviewError(f"a reviewer of 1 to {MAX_ID} printable characters", repr(reviewer[:50]), "Give a name.")
+
+
+def _check_verdict(verdict: str, content: str | None) -> None:
+    if verdict not in VERDICTS:
+        raise ReviewError(f"a verdict out of {', '.join(VERDICTS)}", repr(verdict)[:50], "Correct it.")
+    if verdict != "correct" and content is not None:
+        raise ReviewError(f"no text with {verdict}", "one", "Send it as correct, or leave it out.")
+    if verdict == "correct" and (content is None or not content.strip()):
+        raise ReviewError("the right reply with correct", "none", "Write it, or reject the reply.")
+    try:
+        (content or "").encode()
+    except UnicodeEncodeError:
+        raise ReviewError("text in valid Unicode", "half of a surrogate pair", "Correct the text.") from None
