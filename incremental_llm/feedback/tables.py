@@ -78,6 +78,12 @@ marks = sa.Table(
     sa.Column("lines", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
 )
+erasure_keys = sa.Table(
+    "feedback_erasure_keys",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("key", sa.String(64), nullable=False),  # 32 bytes in hex: what erased names are hashed with
+)
 refused_lines = sa.Table(
     "feedback_refused_lines",
     metadata,
@@ -159,18 +165,24 @@ def counter(connection: sa.Connection, name: str) -> int:
     return int(connection.execute(sa.select(counters.c.value).where(counters.c.name == name)).scalar_one())
 
 
-def link_rows(name: str, body: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The rows of `links` for an event, by its JSON; what could be no id is no target."""
+def link_rows(name: str, body: Mapping[str, Any], *, every: bool = False) -> list[dict[str, str]]:
+    """The rows of `links` for an event, by its JSON; what could be no id is no target, unless `every` text is one."""
     people = [body.get(key) for key in ("user", "reviewer")]
     named = [body.get(key) for key in ("interaction", "chosen", "rejected", "followup")]
     if isinstance(body.get("supersedes"), list):
         named += body["supersedes"]
-    found = [("person", target) for target in dict.fromkeys(filter(_is_id, people))]
-    found += [("event", target) for target in dict.fromkeys(filter(_is_id, named))]
+    counts = _is_text if every else is_id
+    found = [("person", target) for target in dict.fromkeys(filter(counts, people))]
+    found += [("event", target) for target in dict.fromkeys(filter(counts, named))]
     return [{"kind": kind, "target": target, "event_id": name} for kind, target in found]
 
 
-def _is_id(value: Any) -> TypeGuard[str]:
+def _is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str)
+
+
+def is_id(value: Any) -> TypeGuard[str]:
+    """Whether a value can be the target of a link."""
     return isinstance(value, str) and 0 < len(value) <= _LONGEST_ID and value.isprintable()
 
 
