@@ -30,6 +30,7 @@ from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import Suite
 from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import PolicyChange, UnknownEvent, references
+from incremental_llm.feedback.pseudonyms import is_tombstone
 from incremental_llm.gate import suites_by_role
 from incremental_llm.gate.feasible import check_suites
 from incremental_llm.registry import Attempt, Registry, Snapshot, consumed, has_new_feedback, increments_in
@@ -81,7 +82,7 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
     head = registry.head()
     quarantined = registry.quarantined()
     until = store.head() if until is None else until
-    since = tuple(store.read(after=head.cursor, until=until))
+    since = tuple(stored for stored in store.read(after=head.cursor, until=until) if not is_tombstone(stored.event))
     events = tuple(stored for stored in since if stored.seq not in quarantined)
     if not events:
         found = f"all {len(since)} events since are quarantined, see `illm registry quarantine`" if since else ""

@@ -15,6 +15,7 @@ from incremental_llm.dataset import Example
 from incremental_llm.errors import NothingToTrainError
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.events import UnknownEvent, references
+from incremental_llm.feedback.pseudonyms import is_tombstone
 from incremental_llm.pending import Pending, accepted_corrections, check_same_log, left_out
 from incremental_llm.registry import Registry, consumed, increments_in
 from incremental_llm.replay import Facts, ReplayBuffer, ReplaySettings
@@ -34,7 +35,8 @@ def read_all(registry: Registry, store: FeedbackStore, config: RunConfig, until:
     check_same_log(registry, store, attempts)
     head, out = registry.head(), left_out(registry)
     until = store.head() if until is None else until
-    events = tuple(stored for stored in store.read(after=0, until=until) if stored.seq not in out)
+    log = (stored for stored in store.read(after=0, until=until) if not is_tombstone(stored.event))
+    events = tuple(stored for stored in log if stored.seq not in out)
     adapters = len(head.stack.adapters)
     if not any(stored.seq > head.cursor for stored in events) and adapters < 2:
         raise NothingToTrainError(

@@ -190,13 +190,6 @@ class ObjectStore:
             if re.fullmatch(r"[0-9a-f]{64}", name) and (path.is_file() or is_complete(path)):
                 yield name
 
-    def remove_leftovers(self) -> int:
-        """Remove what a killed process was about to publish; how many there were."""
-        left = [path for path in self.root.iterdir() if path.name.startswith(".") and path.name.endswith(".tmp")]
-        for path in left:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return len(left)
-
     def _refuse_erased(self, digest: str) -> None:
         if (stone := self.tombstone(digest)) is not None:
             raise IntegrityError(
