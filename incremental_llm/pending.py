@@ -96,6 +96,18 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
             f"the last attempt on these {len(events)} events was rejected, and no feedback has come since. A batch is "
             "tried once more, together with new feedback, whatever the recipe: import some, then run again."
         )
+    return pending_from(registry, store, config, head, events, until)
+
+
+def pending_from(
+    registry: Registry,
+    store: FeedbackStore,
+    config: RunConfig,
+    head: Snapshot,
+    events: tuple[StoredEvent, ...],
+    until: int,
+) -> Pending:
+    """What an increment on the version `head` starts from, with these events, the last of them at most at `until`."""
     own = {stored.event.id for stored in events}
     missing = {name for stored in events for name in references(stored.event)} - own
     stored = _stored_buffer(registry, head)
@@ -106,7 +118,7 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
         below=head.stack,
         events=events,
         context=store.get(sorted(missing)),
-        changes=changes_in_effect(registry, store, config),
+        changes=policy_changes(store, head.cursor, config, left_out(registry)),
         buffer=stored.under(config.replay, config.training.seed, Facts(replayed)),
         accepted=accepted_corrections(registry, head),
         until=until,

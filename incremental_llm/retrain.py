@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from incremental_llm.config import RunConfig
 from incremental_llm.dataset import Example
 from incremental_llm.errors import NothingToTrainError
-from incremental_llm.feedback import FeedbackStore
+from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import UnknownEvent, references
 from incremental_llm.feedback.pseudonyms import is_tombstone
 from incremental_llm.pending import Pending, accepted_corrections, check_same_log, left_out
-from incremental_llm.registry import Registry, consumed, increments_in
+from incremental_llm.registry import Registry, Snapshot, consumed, increments_in
 from incremental_llm.replay import Facts, ReplayBuffer, ReplaySettings
 
 
@@ -50,6 +50,18 @@ def read_all(registry: Registry, store: FeedbackStore, config: RunConfig, until:
             f"training on all {len(events)} events was rejected against production v{head.version}, and no feedback "
             "has come since. It is tried again with new feedback, whatever the recipe: import some, then run again."
         )
+    return retraining_from(registry, store, config, head, events, until)
+
+
+def retraining_from(
+    registry: Registry,
+    store: FeedbackStore,
+    config: RunConfig,
+    head: Snapshot,
+    events: tuple[StoredEvent, ...],
+    until: int,
+) -> Pending:
+    """What a retraining in the place of the version `head` starts from, with these events up to `until`."""
     own = {stored.event.id for stored in events}
     missing = {name for stored in events for name in references(stored.event)} - own
     return Pending(

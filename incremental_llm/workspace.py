@@ -41,7 +41,7 @@ from incremental_llm.runs import Run, next_run
 from incremental_llm.training.settings import PatchSettings
 
 if TYPE_CHECKING:
-    from incremental_llm.erase import ErasurePlan, ErasureReport
+    from incremental_llm.erase import ErasurePlan, ErasureReport, RebuildReport
     from incremental_llm.evaluation.measure import Measurement
     from incremental_llm.handoff import ExportReport
     from incremental_llm.online_run import OnlineRun
@@ -329,6 +329,22 @@ class Workspace:
 
         with exclusive(self.config.workspace):
             return erase_person(self.registry, self.store, self.config, person, also, progress)
+
+    def rebuild(self, progress: Progress = silent, train: Callable[..., Any] | None = None) -> RebuildReport:
+        """Make the nights that read an erased person again without him, gates included, and remove his weights.
+
+        Raises:
+            InputError: no erasure waits for it, or one has not ended.
+            WorkspaceBusyError: a run holds the workspace.
+        """
+        from incremental_llm.erase import Rebuilding
+
+        if train is None:
+            from incremental_llm.training.increment import train_increment
+
+            train = train_increment
+        with exclusive(self.config.workspace):
+            return Rebuilding(self.registry, self.store, self.config, self.base, train, progress).run()
 
     # adapter management
 

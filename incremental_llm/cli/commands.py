@@ -11,6 +11,7 @@ from incremental_llm.cli import (
     chat,
     dataset,
     doctor,
+    erase,
     evaluate,
     export,
     feedback,
@@ -24,7 +25,7 @@ from incremental_llm.cli import (
 from incremental_llm.cli.errors import ErrorBoundary
 
 _ORDER = (
-    *("init", "feedback", "serve-ingest", "api-key", "dataset", "run", "nightly", "patch"),
+    *("init", "feedback", "serve-ingest", "api-key", "dataset", "run", "nightly", "patch", "rebuild"),
     *("evaluate", "registry", "export", "report", "chat", "doctor"),
 )
 
@@ -76,6 +77,7 @@ app.add_typer(dataset.app, name="dataset")
 app.command("run")(run.run)
 app.command("nightly")(run.nightly)
 app.command("patch")(patch.patch)
+app.command("rebuild")(erase.rebuild)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(registry.app, name="registry")
 app.command("export")(export.export)

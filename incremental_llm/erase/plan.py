@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,9 @@ class ErasurePlan:
     """What is the person's, where it is, and what follows.
 
     `pending` is an erasure of him that was begun and has not ended. `increments` were trained on him; `versions` are
-    all whose stack holds one of the `adapters` that were; `serving` are the refs among them. `rebuild` are the increments
-    that production stands on from the first of them on, which are to be made again, `rebuild_seconds` what they took.
+    all whose stack holds one of the `adapters` that were; `serving` are the refs among them. `rebuild` are the
+    increments that production stands on from the first of them on, which are to be made again from `rebuild_events`
+    places of the log, and took `rebuild_seconds` then, as far as that is known.
     """
 
     person: str
@@ -59,6 +61,7 @@ class ErasurePlan:
     serving: tuple[str, ...]
     rebuild: tuple[int, ...]
     rebuild_events: int
+    rebuild_seconds: float
     objects: tuple[Replacement, ...]
     discarded: tuple[str, ...]
     files: tuple[FileStep, ...]
@@ -112,6 +115,7 @@ def plan_erasure(
         serving=tuple(ref for ref, version in registry.refs().items() if version in versions),
         rebuild=again,
         rebuild_events=sum(len(consumed(snapshots, version)) for version in again),
+        rebuild_seconds=_seconds(config.workspace, again),
         objects=tuple(replacements(objects, redaction, config.workspace / SCRATCH)),
         discarded=orphans(registry, objects),
         files=tuple(file_steps(config.workspace, redaction, stacks)),
@@ -137,6 +141,12 @@ def _from_first(standing: Sequence[int], trained: Sequence[int]) -> tuple[int, .
     """The increments that production stands on, from the first that was trained on him."""
     first = next((version for version in standing if version in trained), None)
     return () if first is None else tuple(version for version in standing if version >= first)
+
+
+def _seconds(workspace: Path, versions: Collection[int]) -> float:
+    """How long these versions took to be made, by the records of their nights."""
+    nights = (json.loads(path.read_text(encoding="utf-8"))["night"] for path in workspace.glob("runs/*/night.json"))
+    return sum(float(night["seconds"]) for night in nights if night["version"] in versions)
 
 
 def _tainted(registry: Registry, snapshots: Sequence[Snapshot], adapters: frozenset[str]) -> frozenset[str]:

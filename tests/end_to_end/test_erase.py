@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,7 +11,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
+from incremental_llm.cli import app
+from incremental_llm.cli import erase as cli_erase
+from incremental_llm.cli import registry as cli_registry
 from incremental_llm.config import RunConfig
 from incremental_llm.erase import erase_person
 from incremental_llm.errors import InputError, PreconditionFailed
@@ -230,6 +235,26 @@ def test_what_was_erased_does_not_come_back_and_new_feedback_does(workspace: Wor
     assert len(workspace.registry.erasures()) == 2
 
 
+def test_the_command_shows_a_plan_first(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (cli_erase, cli_registry):
+        monkeypatch.setattr(module, "opened", lambda *given: contextlib.nullcontext(workspace))
+    command = ["feedback", "erase", "--user", CANARIES["name"]]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0, shown.output
+    for said in ("37 events", "in the weights of versions: 1, 2", "to make again: 2 increments", "replay buffer"):
+        assert said in shown.output
+    plan = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert plan["rebuild"] == [1, 2] and plan["serving"] == ["production"] and plan["rebuild_seconds"] > 0
+    assert {Path(one["path"]).name for one in plan["outside"]} == {"n1.jsonl", "n2.jsonl", "n3.jsonl", "refused.jsonl"}
+    assert workspace.registry.erasures() == ()
+    done = CliRunner().invoke(app, [*command, "--yes"])
+    assert done.exit_code == 0, done.output
+    assert "illm rebuild" in done.output and "37 events have left tombstones" in done.output
+    verified = CliRunner().invoke(app, ["registry", "verify"])
+    assert verified.exit_code == 0 and "version 2: erased parts (replay, " in verified.output
+    assert CliRunner().invoke(app, [*command, "--yes"]).exit_code == 2
+
+
 class Killed(BaseException):
     """What no handler catches, as a kill is."""
 
@@ -264,3 +289,67 @@ def test_a_kill_at_any_step_is_made_good_by_the_same_call(config: RunConfig, kep
             assert found_in(config.workspace) == [], step
             assert workspace.registry.verify() == [], step
             assert workspace.store.counts()["erased"] == 37, step
+
+
+def test_the_nights_that_read_him_are_made_again_without_him(workspace: Workspace) -> None:
+    registry, folder = workspace.registry, workspace.config.workspace
+    with pytest.raises(InputError, match="expected an erasure that waits for it"):
+        workspace.rebuild()
+    old = registry.head()
+    workspace.erase(CANARIES["name"])
+    report = workspace.rebuild()
+    assert report.decision is not None and report.decision.passed, (report.left_out, report.decision)
+    assert (report.made, report.left_out, report.version) == ({1: 3, 2: 4}, {}, 4)
+    head = registry.head()
+    assert (head.version, head.cursor, len(head.stack.adapters)) == (4, old.cursor, 2)
+    assert set(old.stack.adapters).isdisjoint(head.stack.adapters)
+    assert set(report.purged) == set(old.stack.adapters) and not any(registry.objects.glob(f"{report.purged[0]}/*"))
+    name = {sighting.adapter for sighting in registry.adapters_that_saw(registry.erasures()[0].person)}
+    assert name and name.isdisjoint(head.stack.adapters)  # nothing in production's stack has seen him
+    assert {(s.version, s.outcome) for s in registry.sightings("n1-k0")} >= {(1, "used"), (3, "used")}
+    assert registry.erasures()[0].status == "rebuilt" and registry.erasures()[0].rebuilt == 4
+    assert registry.verify() == [] and found_in(folder) == []
+    for version in (1, 2):
+        with pytest.raises(PreconditionFailed, match="which erasure"):
+            workspace.rollback(version, "back")
+    with pytest.raises(InputError, match="expected an erasure that waits for it"):
+        workspace.rebuild()
+    outcome = workspace.run()  # the third night, on the rebuilt stack
+    assert (outcome.decision, outcome.version) == ("promoted", 5), outcome.reasons
+    assert registry.verify() == [] and found_in(folder) == []
+
+
+def test_a_rebuild_that_is_worse_does_not_serve_and_a_killed_one_goes_on(workspace: Workspace) -> None:
+    registry, old = workspace.registry, workspace.registry.head()
+    workspace.erase(CANARIES["name"])
+    trained: list[Path] = []
+
+    def second_is_killed(**arguments: Any) -> Any:
+        from incremental_llm.training.increment import train_increment
+
+        trained.append(arguments["out"])
+        if len(trained) == 2:
+            raise Killed
+        return train_increment(**arguments)
+
+    with pytest.raises(Killed):
+        workspace.rebuild(train=second_is_killed)
+    assert (registry.head(), registry.refs()["rebuild"]) == (old, 3)
+
+    def idle(**arguments: Any) -> Any:
+        """One step that changes nothing: what the night taught is not learnt."""
+        from incremental_llm.training.increment import train_increment
+
+        phases = tuple(
+            phase.model_copy(update={"learning_rate": 1e-12, "max_steps": 1}) for phase in arguments["settings"].phases
+        )
+        return train_increment(**arguments | {"settings": arguments["settings"].model_copy(update={"phases": phases})})
+
+    strict = workspace.config.gate.model_copy(update={"max_correction_losses": 0.0})
+    workspace.config = workspace.config.model_copy(update={"gate": strict})
+    report = workspace.rebuild(train=idle)
+    assert report.made == {1: 3} and set(report.left_out) == {2}
+    assert report.decision is not None and not report.decision.passed  # what the second night taught would be lost
+    assert report.version is None and registry.head() == old and report.purged == ()
+    assert registry.attempts() == () and registry.quarantined() == frozenset()
+    assert registry.verify() == []
