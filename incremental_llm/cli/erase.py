@@ -46,9 +46,9 @@ def erase(
 
 
 def rebuild(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Make the versions that were trained on an erased user again without him.
+    """Train again without erased users.
 
-    Each night by its own recipe and gate, the last one against production too, which it takes the place of. Exit code
+    The versions that were trained on somebody who was erased since are made again: each night by its own recipe and gate, the last one against production too, which it takes the place of. Exit code
     0: production has not seen the user; 20: the gate refused, and production is unchanged. The same command again
     continues.
     """

@@ -92,6 +92,11 @@ def plan_erasure(
     pending = next((one for one in earlier if one.status == "pending"), None)
     if not found.events and pending is None and (earlier or not (seen.had or seen.attempts)):
         raise InputError(_nobody(person, earlier))
+    if person in config.compile.policy_reviewers:
+        raise InputError(
+            f"erase: expected a recipe that does not name {person!r}, found it in compile.policy_reviewers, and every "
+            "night to come would record it again. Take it out of the recipe first. Nothing was changed."
+        )
     if found.in_force:
         raise InputError(_still_in_force(person, found))
     snapshots = registry.list()

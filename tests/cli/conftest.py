@@ -188,6 +188,9 @@ class FakeRegistry:
             raise UnknownRefError(f"unknown ref {ref!r}, did you mean 'production'?")
         return self.snapshots[known[str(ref)]]
 
+    def erased_parts(self) -> dict[int, str]:
+        return {}
+
     def verify(self) -> list[str]:
         return self.problems
 

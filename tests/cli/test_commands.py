@@ -25,16 +25,29 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     assert done.returncode == 0
     assert done.stderr.strip() == "[]"
     shown = [line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line.strip()]
-    expected = (
-        "init feedback serve-ingest api-key dataset run nightly patch evaluate registry export report chat doctor"
-    )
+    expected = "init feedback serve-ingest api-key dataset run nightly patch rebuild"
+    expected += " evaluate registry export report chat doctor"
     assert shown == expected.split()
     assert "..." not in done.stdout.split("Commands:")[1]
 
 
 @pytest.mark.parametrize(
     "noun",
-    ["", "feedback", "dataset", "registry", "registry promote", "run", "patch", "export", "doctor", "chat", "init"],
+    [
+        "",
+        "feedback",
+        "dataset",
+        "registry",
+        "registry promote",
+        "run",
+        "patch",
+        "rebuild",
+        "feedback erase",
+        "export",
+        "doctor",
+        "chat",
+        "init",
+    ],
 )
 def test_every_help_says_what_the_command_does(illm, noun: str) -> None:
     done = illm(*noun.split(), "--help")
