@@ -48,9 +48,9 @@ def erase(
 def rebuild(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Train again without erased users.
 
-    The versions that were trained on somebody who was erased since are made again: each night by its own recipe and gate, the last one against production too, which it takes the place of. Exit code
-    0: production has not seen the user; 20: the gate refused, and production is unchanged. The same command again
-    continues.
+    The versions that were trained on somebody who was erased since are made again: each night by its own recipe and
+    gate, the last one against production too, which it takes the place of. Exit code 0: production has not seen the
+    user; 20: the gate refused, and production is unchanged. The same command again continues.
     """
     with opened(config, overrides) as workspace, progress_reporter() as progress:
         report = workspace.rebuild(progress)
