@@ -156,12 +156,14 @@ class Workspace:
         *,
         format: Format | None = None,
         mapping: Mapping[str, str] | None = None,
+        processes: int = 0,
     ) -> ImportReport:
         """Take in a log or an export; running it again takes in only what is new. The store keeps what was refused.
 
-        Without `format` the file says what it is; `mapping` says which column is which, as --map of the command.
+        Without `format` the file says what it is; `mapping` says which column is which, as --map of the command. For
+        `processes` see `import_jsonl`.
         """
-        return import_file(self.store, path, format=format, mapping=mapping, progress=progress)
+        return import_file(self.store, path, format=format, mapping=mapping, progress=progress, processes=processes)
 
     def compile_preview(self) -> CompiledDataset:
         """The dataset that the next increment would be made from; writes nothing."""

@@ -52,7 +52,7 @@ def import_(
         with progress_reporter() as progress:
             reports = {
                 path: workspace.import_feedback(
-                    path, partial(progress, f"reading {path}"), format=_format(shape), mapping=mapping
+                    path, partial(progress, f"reading {path}"), format=_format(shape), mapping=mapping, processes=1
                 )
                 for path in files
             }

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from incremental_llm.chat import json_digest
 from incremental_llm.feedback import tables
-from incremental_llm.feedback.events import Event, Interaction, event_to_dict, references
+from incremental_llm.feedback.encode import Encoded
 from incremental_llm.feedback.pseudonyms import Pseudonyms, read_pseudonyms
 
 CHUNK = 500
@@ -56,45 +54,36 @@ class Appending:
         self.refused: list[Refused] = []
         self.pseudonyms = read_pseudonyms(connection)
 
-    def add(self, events: Sequence[Event]) -> None:
+    def add(self, events: Sequence[Encoded]) -> None:
         """Store one chunk: a number for what is complete and what it completes, a place in the queue for the rest."""
         stored = _digests(self.connection, [event.id for event in events])
-        known = _known_interactions(self.connection, {name for event in events for name in references(event)})
-        queue = _Queue(self.connection, [event.id for event in events if isinstance(event, Interaction)])
+        known = _known_interactions(self.connection, {name for event in events for name in event.needs})
+        queue = _Queue(self.connection, [event.id for event in events if event.type == "interaction"])
         gone = _erased(self.connection, events, self.pseudonyms)
-        rows: dict[str, dict[str, Any]] = {}
-        links: list[dict[str, str]] = []
-        for event in events:
-            position, self.position = self.position, self.position + 1
+        fresh: dict[str, tuple[Encoded, int]] = {}
+        numbers: dict[str, int] = {}
+        for position, event in enumerate(events, self.position):
             if event.id in gone:
                 self.refused.append(Refused(event.id, _ERASED_AGAIN, position, erased=True))
                 continue
-            data = event_to_dict(event)
-            digest = json_digest(data)
             if event.id in stored:
-                self._repeated(event.id, position, same=stored[event.id] == digest)
+                self._repeated(event.id, position, same=stored[event.id] == event.digest)
                 continue
-            stored[event.id] = digest
-            self.added += 1
+            stored[event.id] = event.digest
             self.arrival += 1
-            missing = [name for name in dict.fromkeys(references(event)) if name not in known]
-            rows[event.id] = {
-                "id": event.id,
-                "seq": None if missing else self._next(),
-                "arrival": self.arrival,
-                "type": event.type,
-                "digest": digest,
-                "body": json.dumps(data, separators=(",", ":")),  # ASCII: any text column holds it, NUL included
-            }
-            links += tables.link_rows(event.id, data)
-            queue.join(event.id, missing)
-            if isinstance(event, Interaction):
+            fresh[event.id] = event, self.arrival
+            missing = [name for name in dict.fromkeys(event.needs) if name not in known]
+            if missing:
+                queue.join(event.id, missing)
+            else:
+                numbers[event.id] = self._next()
+            if event.type == "interaction":
                 known.add(event.id)
                 for name in queue.arrived(event.id):
-                    rows.setdefault(name, {})["seq"] = self._next()
-        self._write(rows)
-        if links:
-            self.connection.execute(sa.insert(tables.links), links)
+                    numbers[name] = self._next()
+        self.added += len(fresh)
+        self.position += len(events)
+        self._write(fresh, numbers)
         queue.write()
 
     def finish(self) -> None:
@@ -116,11 +105,16 @@ class Appending:
         )
         self.refused.append(Refused(name, reason, position))
 
-    def _write(self, rows: Mapping[str, dict[str, Any]]) -> None:
-        """New rows are whole; a row with only a number belongs to an event that waited since an earlier chunk."""
-        if new := [row for row in rows.values() if "body" in row]:
-            self.connection.execute(sa.insert(tables.events), new)
-        if late := [{"name": name, "number": row["seq"]} for name, row in rows.items() if "body" not in row]:
+    def _write(self, fresh: Mapping[str, tuple[Encoded, int]], numbers: Mapping[str, int]) -> None:
+        """`fresh` are new events with their arrival; a number of another belongs to one that waited till this chunk."""
+        rows = [
+            (event.id, numbers.get(event.id), arrival, event.type, event.digest, event.body)
+            for event, arrival in fresh.values()
+        ]
+        tables.insert(self.connection, tables.events, rows)
+        links = [(*link, event.id) for event, _ in fresh.values() for link in event.links]
+        tables.insert(self.connection, tables.links, links)
+        if late := [{"name": name, "number": number} for name, number in numbers.items() if name not in fresh]:
             number = sa.update(tables.events).where(tables.events.c.id == sa.bindparam("name"))
             self.connection.execute(number.values(seq=sa.bindparam("number")), late)
 
@@ -187,11 +181,11 @@ def _digests(connection: sa.Connection, ids: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _erased(connection: sa.Connection, events: Iterable[Event], pseudonyms: Pseudonyms | None) -> set[str]:
+def _erased(connection: sa.Connection, events: Iterable[Encoded], pseudonyms: Pseudonyms | None) -> set[str]:
     """Ids of the events that were erased from the store, or are about an interaction that was."""
     if pseudonyms is None:
         return set()
-    named = {event.id: {pseudonyms.of(name) for name in (event.id, *references(event))} for event in events}
+    named = {event.id: {pseudonyms.of(name) for name in (event.id, *event.needs)} for event in events}
     stones = _digests(connection, {name for names in named.values() for name in names}).keys()
     return {name for name, names in named.items() if not stones.isdisjoint(names)}
 

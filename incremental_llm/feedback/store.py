@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 
 from incremental_llm.errors import InputError, IntegrityError
 from incremental_llm.feedback import tables
+from incremental_llm.feedback.encode import Encoded, encode
 from incremental_llm.feedback.events import Event, EventError, parse_event
 from incremental_llm.feedback.sequence import CHUNK, Appending, Refused, chunks
 
@@ -87,6 +89,7 @@ class FeedbackStore:
     def __init__(self, url: str) -> None:
         self.url = url
         self._engine = tables.open_engine(url)
+        self._kept = threading.local()
         try:
             tables.create_tables(self._engine)
             self._check_schema()
@@ -114,7 +117,7 @@ class FeedbackStore:
 
     def append(
         self,
-        events: Iterable[Event],
+        events: Iterable[Event | Encoded],
         *,
         step: ImportStep | None = None,
         also: Callable[[sa.Connection, Sequence[Refused]], None] | None = None,
@@ -248,13 +251,32 @@ class FeedbackStore:
         return self._engine.connect()
 
     @contextlib.contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Within, all writing of this thread goes over one connection.
+
+        Opened for each transaction anew, it would start with an empty cache, and SQLite moves its whole log into the
+        file, and removes it, whenever the last connection closes.
+        """
+        if getattr(self._kept, "connection", None) is not None:
+            yield
+            return
+        with self._engine.connect() as connection:
+            self._kept.connection = connection
+            try:
+                yield
+            finally:
+                self._kept.connection = None
+
+    @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """One transaction, and the only one that writes meanwhile: committed at the end, undone if anything raises."""
-        with self._engine.begin() as connection:
-            # The first statement takes the write lock (the file's in SQLite, the row's in PostgreSQL): whoever holds it
-            # sees all that was committed and alone hands out the next numbers.
-            connection.execute(_TAKE_TURN)
-            yield connection
+        with self.kept_open():
+            connection = self._kept.connection
+            with connection.begin():
+                # The first statement takes the write lock (the file's in SQLite, the row's in PostgreSQL): whoever
+                # holds it sees all that was committed and alone hands out the next numbers.
+                connection.execute(_TAKE_TURN)
+                yield connection
 
     def _check_schema(self) -> None:
         with self._engine.connect() as connection:
@@ -274,10 +296,10 @@ class FeedbackStore:
         return self._engine.url.render_as_string(hide_password=True)
 
 
-def append_within(connection: sa.Connection, events: Iterable[Event]) -> AppendReport:
+def append_within(connection: sa.Connection, events: Iterable[Event | Encoded]) -> AppendReport:
     """`FeedbackStore.append` for a caller that stores more in the same transaction, one of `FeedbackStore.writing`."""
     batch = Appending(connection)
-    stream = iter(events)
+    stream = (event if isinstance(event, Encoded) else encode(event) for event in events)
     while chunk := list(itertools.islice(stream, CHUNK)):
         batch.add(chunk)
     batch.finish()

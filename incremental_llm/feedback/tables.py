@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -18,6 +19,7 @@ SCHEMA_VERSION = 2
 _UPGRADE_ROWS = 2000
 _LONGEST_ID = 200
 _BUSY_SECONDS = 60
+_CACHE_KIB = 65536  # SQLite's own 2 MB: the index of ids, of no order, would be read from the file again and again
 
 metadata = sa.MetaData()
 events = sa.Table(
@@ -126,6 +128,7 @@ def _durable(connection: Any, _record: Any) -> None:
     try:
         switch_to_wal(cursor, _BUSY_SECONDS)
         cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     finally:
         cursor.close()
 
@@ -165,16 +168,19 @@ def counter(connection: sa.Connection, name: str) -> int:
     return int(connection.execute(sa.select(counters.c.value).where(counters.c.name == name)).scalar_one())
 
 
-def link_rows(name: str, body: Mapping[str, Any], *, every: bool = False) -> list[dict[str, str]]:
-    """The rows of `links` for an event, by its JSON; what could be no id is no target, unless `every` text is one."""
+Link = tuple[str, str]
+"""Kind (person or event) and target of a row of `links`."""
+
+
+def links_of(body: Mapping[str, Any], *, every: bool = False) -> tuple[Link, ...]:
+    """Whom and what an event names, by its JSON; what could be no id is no target, unless `every` text is one."""
     people = [body.get(key) for key in ("user", "reviewer")]
     named = [body.get(key) for key in ("interaction", "chosen", "rejected", "followup")]
     if isinstance(body.get("supersedes"), list):
         named += body["supersedes"]
     counts = _is_text if every else is_id
     found = [("person", target) for target in dict.fromkeys(filter(counts, people))]
-    found += [("event", target) for target in dict.fromkeys(filter(counts, named))]
-    return [{"kind": kind, "target": target, "event_id": name} for kind, target in found]
+    return (*found, *(("event", target) for target in dict.fromkeys(filter(counts, named))))
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
@@ -186,6 +192,26 @@ def is_id(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and 0 < len(value) <= _LONGEST_ID and value.isprintable()
 
 
+def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows, each with its values in the order of the columns.
+
+    The driver takes them as they are: `Connection.execute` would look at every value of every row again, which costs
+    more than SQLite's own work.
+    """
+    if not rows:
+        return
+    statement, by_position = _insert_statement(table, connection.dialect)
+    names = table.columns.keys()
+    given = list(rows) if by_position else [dict(zip(names, row, strict=True)) for row in rows]
+    connection.exec_driver_sql(statement, given)
+
+
+@lru_cache
+def _insert_statement(table: sa.Table, dialect: sa.Dialect) -> tuple[str, bool]:
+    compiled = sa.insert(table).compile(dialect=dialect)
+    return str(compiled), bool(dialect.positional)
+
+
 def upgrade(connection: sa.Connection) -> None:
     """Bring a store of schema 1 to this one, within the caller's transaction."""
     last = ""
@@ -194,7 +220,6 @@ def upgrade(connection: sa.Connection) -> None:
         rows = connection.execute(wanted.limit(_UPGRADE_ROWS)).all()
         if not rows:
             break
-        if made := [link for row in rows for link in link_rows(row.id, json.loads(row.body))]:
-            connection.execute(sa.insert(links), made)
+        insert(connection, links, [(*link, row.id) for row in rows for link in links_of(json.loads(row.body))])
         last = rows[-1].id
     connection.execute(sa.update(counters).values(value=SCHEMA_VERSION).where(counters.c.name == "schema"))

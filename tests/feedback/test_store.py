@@ -253,7 +253,7 @@ def test_an_upgrade_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monkey
     _sql(file, "DELETE FROM feedback_links")
     _sql(file, "UPDATE feedback_counters SET value = 1 WHERE name = 'schema'")
     with monkeypatch.context() as broken:
-        broken.setattr(tables, "link_rows", lambda name, body: 1 / 0 if name == "t1" else [])
+        broken.setattr(tables, "links_of", lambda body: 1 / 0 if body["id"] == "t1" else [])
         with pytest.raises(ZeroDivisionError):
             FeedbackStore(f"sqlite:///{file}")
     with FeedbackStore(f"sqlite:///{file}") as store:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -120,7 +119,7 @@ class GroupCommit:
 
     def _run(self) -> None:
         try:
-            with self._kept_open():
+            with self._store.kept_open():
                 while group := self._next_group():
                     self._commit(group)
         finally:
@@ -129,14 +128,6 @@ class GroupCommit:
                 left, self._queue = list(self._queue), deque()
             for queued in left:
                 _fail(queued, "the writer has ended")
-
-    @contextlib.contextmanager
-    def _kept_open(self) -> Iterator[None]:
-        """A connection beside those of the transactions: SQLite removes its log when the last one closes."""
-        with self._store.reading() as connection:
-            connection.execute(sa.select(1))
-            connection.rollback()
-            yield
 
     def _next_group(self) -> list[_Queued]:
         """What is queued, as far as one transaction takes it; empty when this is closed and all is done."""

@@ -65,8 +65,7 @@ def _linked(connection: sa.Connection, kind: str, targets: Collection[str]) -> d
     found: dict[str, str] = {}
     if any(not tables.is_id(target) for target in targets):  # what is not printable has no link: read everything
         for name, body in _every_body(connection):
-            links = tables.link_rows(name, body, every=True)
-            if any(link["kind"] == kind and link["target"] in targets for link in links):
+            if any(what == kind and target in targets for what, target in tables.links_of(body, every=True)):
                 found[name] = str(body.get("type"))
         return found
     link, event = tables.links.c, tables.events.c

@@ -65,11 +65,11 @@ def _rename_in_changes(connection: sa.Connection, erased: Erased) -> int:
             named = [erased.pseudonyms.of(one) if one in erased.events else one for one in body["supersedes"]]
             if named == body["supersedes"]:
                 continue
-            text = json.dumps(body | {"supersedes": named}, separators=(",", ":"))
+            left = body | {"supersedes": named}
+            text = json.dumps(left, separators=(",", ":"))
             connection.execute(sa.update(events).where(events.c.id == row.id).values(body=text))
-            rows = tables.link_rows(row.id, body | {"supersedes": named})
             connection.execute(sa.delete(tables.links).where(tables.links.c.event_id == row.id))
-            connection.execute(sa.insert(tables.links), rows)
+            tables.insert(connection, tables.links, [(*link, row.id) for link in tables.links_of(left)])
             count += 1
     return count
 

@@ -65,11 +65,13 @@ def import_file(
     format: Format | None = None,
     mapping: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    processes: int = 0,
 ) -> ImportReport:
     """Import a file; without `format` its name and its first record say what it is.
 
     `mapping` names columns (`Columns`), `default_user` and `default_time` for rows without (`Fallbacks`), the values of
     a verdict as `up`, `down` and `none`, separated by commas (`Verdicts`), and Langfuse's `scores` that are feedback.
+    For `processes` see `import_jsonl`.
 
     Raises:
         InputError: the file cannot be read, or the mapping does not fit it; nothing was imported.
@@ -78,7 +80,7 @@ def import_file(
     shape = format or format_of(path)
     told = _mapped(shape, mapping or {})
     if shape == "events":
-        return import_jsonl(store, path, progress=progress)
+        return import_jsonl(store, path, progress=progress, processes=processes)
     return _import(store, path, shape, told, progress)
 
 
@@ -105,7 +107,7 @@ def _import(store: FeedbackStore, path: Path, shape: Format, told: Mapped, progr
     convert = _converter(shape, told)
     source, size = str(path.resolve()), path.stat().st_size if path.exists() else 0
     total = _Totals()
-    with open_records(path) as (records, place):
+    with open_records(path) as (records, place), store.kept_open():
         batches = _batches(records)
         first = next(batches, [])
         if absent := told.columns.absent(record.data for record in first if record.data):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from incremental_llm.errors import InputError
 from incremental_llm.feedback import FeedbackStore, ImportReport, import_jsonl
 from incremental_llm.feedback.importers import jsonl
+from incremental_llm.feedback.importers.lines import Block, in_order
 
 TIME = "2026-11-01T12:00:00Z"
 
@@ -209,3 +212,29 @@ def test_two_imports_of_one_file_at_once_agree(
 
     assert import_jsonl(store, path, progress=meanwhile).refused == reports[0].refused
     assert store.counts() == {"interaction": 2}
+
+
+def test_a_large_file_is_read_by_other_processes_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["{" if n % 50 == 3 else "" if n % 70 == 5 else served(f"i{n % 380}") for n in range(400)]
+    path = write(tmp_path / "log.jsonl", *lines, '{"type"', end="")
+    monkeypatch.setattr(jsonl, "BATCH_LINES", 30)
+    monkeypatch.setattr(jsonl, "PROCESSES_FROM_BYTES", 0)
+    found = []
+    for processes in (0, 2):
+        with FeedbackStore(f"sqlite:///{tmp_path / f'f{processes}.db'}") as store:
+            report = import_jsonl(store, path, processes=processes)
+            found.append((report, list(store.read()), store.mark(str(path))))
+    assert found[0] == found[1]
+    assert found[0][0].added == 368 and found[0][2] is not None and found[0][2].lines == 400
+
+
+def _die(_block: Block) -> int:
+    os._exit(1)
+
+
+def test_a_process_that_dies_ends_the_import_loudly(tmp_path: Path) -> None:
+    blocks = [Block(1, (b"{}\n",), 3, None)]
+    with pytest.raises(BrokenProcessPool):
+        list(in_order(_die, blocks, 1))
