@@ -123,7 +123,4 @@ def trace_example(registry: Registry, name: str) -> ExampleTrace:
 
 
 def _holding(registry: Registry, adapters: set[str | None]) -> tuple[int, ...]:
-    snapshots = registry.list()
-    recipes = {s.recipe: registry.get_json(s.recipe) for s in snapshots if s.recipe is not None}
-    retrained = [s.version for s in snapshots if s.recipe and recipes[s.recipe].get("process") == "retrain"]
-    return versions_holding(snapshots, {adapter for adapter in adapters if adapter}, retrained)
+    return versions_holding(registry.list(), {adapter for adapter in adapters if adapter}, registry.retrained())

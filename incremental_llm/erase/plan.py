@@ -100,7 +100,7 @@ def plan_erasure(
     if found.in_force:
         raise InputError(_still_in_force(person, found))
     snapshots = registry.list()
-    retrained = retrained_versions(registry, snapshots)
+    retrained = registry.retrained()
     adapters = adapters_holding(snapshots, seen.adapters | set(pending.adapters if pending else ()), retrained)
     versions = versions_holding(snapshots, adapters, retrained)
     redaction = Redaction(person, found.events, _tainted(registry, snapshots, adapters), renames)
@@ -128,12 +128,6 @@ def plan_erasure(
         redaction=redaction,
         needles=needles,
     )
-
-
-def retrained_versions(registry: Registry, snapshots: Sequence[Snapshot]) -> tuple[int, ...]:
-    """The versions that were trained from the base, in the place of all adapters before."""
-    recipes = {s.version: registry.get_json(s.recipe) for s in snapshots if s.recipe is not None}
-    return tuple(version for version, recipe in recipes.items() if recipe.get("process") == "retrain")
 
 
 def _pseudonyms(store: FeedbackStore) -> Pseudonyms:

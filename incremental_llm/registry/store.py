@@ -435,6 +435,12 @@ class Registry:
         with self._read() as connection:
             return lineage.sightings_of_event(connection, event)
 
+    def retrained(self) -> tuple[int, ...]:
+        """Versions that were trained from the base, in the place of all adapters before: see `versions_holding`."""
+        snapshots = self.list()
+        recipes = {digest: self.get_json(digest) for digest in {s.recipe for s in snapshots} if digest is not None}
+        return tuple(s.version for s in snapshots if s.recipe and recipes[s.recipe].get("process") == "retrain")
+
     def find_examples(self, prefix: str) -> tuple[ExampleSighting, ...]:
         """Where versions have the example whose id begins so; of many that do, two."""
         with self._read() as connection:
