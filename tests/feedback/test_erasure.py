@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from incremental_llm.errors import IncrementalError, InputError
 from incremental_llm.feedback import FeedbackStore, UnknownEvent, event_to_dict, parse_event, tables
+from incremental_llm.feedback.api.groups import Entry, IdempotencyKey, Request, store_group
 from incremental_llm.feedback.api.keys import KeyTable
+from incremental_llm.feedback.api.tables import answers
 from incremental_llm.feedback.erasure import (
     Erased,
     Needles,
@@ -153,6 +155,23 @@ def test_a_message_that_is_erased_is_parked_without_its_bytes(store: FeedbackSto
     one, other = parked(store)
     assert (one.key, one.value) == (None, None) and "erased" in one.reason
     assert other.value == b'{"type": "thumb"}'
+
+
+def test_the_answer_to_an_erased_event_is_given_and_not_kept(store: FeedbackStore) -> None:
+    KeyTable(store)
+    put(store, served("i1", "u1"))
+    erase(store, "u1")
+    again, other = served("i1", "u1"), served("i2", "u2")
+    requests = [
+        Request((Entry(parse_event(event)),), IdempotencyKey(f"{n}" * 64, "b" * 64))
+        for n, event in ((1, again), (1, again), (2, other))
+    ]
+    first, second, third = store_group(store, requests, 3600.0)
+    assert first and second and third
+    assert [one[0].outcome for one in (first, second, third)] == ["refused", "refused", "added"]
+    with store.reading() as connection:
+        kept = connection.scalars(sa.select(answers.c.outcomes)).all()
+    assert len(kept) == 1 and "i2" in kept[0]
 
 
 def test_parked_messages_go_by_name_and_by_words(store: FeedbackStore) -> None:
