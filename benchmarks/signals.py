@@ -1,6 +1,7 @@
 """What the compiler sees in people's words: rephrased questions, personal data and secrets.
 
     python benchmarks/signals.py --data FOLDER     # a minute
+    python benchmarks/signals.py --data FOLDER --embeddings MODEL --no-record    # with rephrase_embeddings
 
 FOLDER holds, one folder each, public data: `alexa_cqr_rephrase` and `trec_cast` (turns with people's rewrites of them),
 `gsm8k`, `standard_cl`, `oasst_en100` and `hh_rlhf_harmless` (texts of people).
@@ -29,7 +30,7 @@ from record import record
 
 from incremental_llm.dataset import CompileSettings
 from incremental_llm.dataset.dedup import normalised
-from incremental_llm.dataset.rephrases import asks_again
+from incremental_llm.dataset.rephrases import is_rephrased
 from incremental_llm.evaluation.intervals import wilson
 from incremental_llm.feedback.redact import find
 
@@ -101,8 +102,8 @@ def nearest(texts: Sequence[str]) -> Pairs:
     return found
 
 
-def rephrases(folder: Path) -> dict[str, float]:
-    settings = CompileSettings()
+def rephrases(folder: Path, embeddings: str | None) -> dict[str, float]:
+    settings = CompileSettings(rephrase_embeddings=embeddings)
     figures: dict[str, float] = {}
     counts = {"found": 0, "again": 0, "false": 0}
     for name, (again, other) in {
@@ -111,8 +112,8 @@ def rephrases(folder: Path) -> dict[str, float]:
     }.items():
         again = [pair for pair in again if normalised(pair[0]) != normalised(pair[1])]
         other = [pair for pair in dict.fromkeys(other) if normalised(pair[0]) != normalised(pair[1])]
-        found = sum(asks_again(*pair, settings) for pair in again)
-        false = [pair for pair in other if asks_again(*pair, settings)]
+        found = sum(is_rephrased(*pair, settings) for pair in again)
+        false = [pair for pair in other if is_rephrased(*pair, settings)]
         figures |= rates(f"rephrase_{name}", found, len(again), len(false)) | {f"rephrase_{name}_others": len(other)}
         for pair in false[:6]:
             print(f"{name}, taken for the same question: {pair}")
@@ -200,9 +201,10 @@ def main() -> None:
     parser.add_argument("--positives", type=int, default=500)
     parser.add_argument("--clean", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--embeddings", help="a folder with a model2vec model")
     parser.add_argument("--no-record", action="store_true")
     told = parser.parse_args()
-    figures = rephrases(told.data) | redaction(told.data, told.positives, told.clean, told.seed)
+    figures = rephrases(told.data, told.embeddings) | redaction(told.data, told.positives, told.clean, told.seed)
     for name, value in figures.items():
         print(f"{name}: {value:.4g}")
     if not told.no_record:

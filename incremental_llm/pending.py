@@ -239,15 +239,19 @@ def replayable(todo: Pending, dataset: CompiledDataset, config: RunConfig, quest
     """The buffer without what tonight's feedback ends or outvotes, what a suite asks by now and what has expired.
 
     Distinct people settle it, as among the events of one night: an example that reviewers contradict, or more users
-    than stand behind it, leaves. One that fewer contradict, or as many, stays, and is only not rehearsed tonight.
+    than stand behind it, leaves. One that fewer contradict, or as many, stays, and is only not rehearsed tonight. What
+    users only did turns nothing that somebody said, and leaves for anybody who says otherwise.
     """
     index = SuiteIndex(questions, config.compile.suite_similarity)
     corrected = {correction.event_id for correction in dataset.corrections}
     reviewed = [example for example in dataset.examples if not corrected.isdisjoint(example.sources)]
-    reviewers, people = opponents(reviewed), opponents(dataset.examples)
+    reviewers = opponents(reviewed)
+    people = opponents(example for example in dataset.examples if not example.implicit)
 
     def outvoted(example: Example) -> bool:
         against = people(example)
+        if example.implicit:
+            return bool(against)
         return bool(reviewers(example)) or len(against) > len(set(example.users) - against)
 
     true, false = todo.buffer.without(dataset.superseded | todo.superseded)

@@ -19,7 +19,7 @@ from incremental_llm.base_models import ResolvedBase
 from incremental_llm.chat import Conversation, as_dicts, canonical_json, json_digest
 from incremental_llm.claims import KEPT, LEARNED, Claim, claim_of, fresh
 from incremental_llm.config import RunConfig
-from incremental_llm.dataset import USED, AcceptedCorrection, CompiledDataset, Example, SuiteIndex
+from incremental_llm.dataset import USED, AcceptedCorrection, CompiledDataset, Example, SuiteIndex, represent
 from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import EvaluationReport, Suite, all_questions
 from incremental_llm.evaluation.corrections import untestable
@@ -176,7 +176,10 @@ def judge_increment(
     candidate = measured.report(stack, suites, "the candidate")
     clock.lap("measure candidate")
     corrections = untestable(fresh(dataset.corrections, kept))
-    untold = (claim.note, topicless(dataset.examples, config, facts), spared, corrections)
+    weighed = dataset.weighting.sentence if dataset.weighting else ""
+    heard = represent(todo.events, {name for example in dataset.examples for name in example.sources})
+    write_json(folder / "representation.json", heard.model_dump(mode="json"))
+    untold = (claim.note, topicless(dataset.examples, config, facts), spared, corrections, weighed, heard.sentence)
     notes = [*unknown_names(todo, store, config), *filter(None, untold)]
     decision = _verdict(todo.head.stack, production, stack, candidate, config, claim, superseded)
     write_json(folder / "decision.json", decision.model_dump(mode="json"))

@@ -23,18 +23,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from incremental_llm import base_models, pending, pipeline
 from incremental_llm.adapters.stack import Stack, adapter_paths
-from incremental_llm.artifacts import staged_folder
+from incremental_llm.artifacts import staged_folder, write_atomic
 from incremental_llm.base_models import ResolvedBase
-from incremental_llm.chat import Message
+from incremental_llm.chat import Message, canonical_json
 from incremental_llm.claims import claim_of
 from incremental_llm.config import CORRECTION_SUITES, RunConfig
-from incremental_llm.dataset import CompiledDataset
+from incremental_llm.dataset import (
+    USED,
+    CompiledDataset,
+    HeldOutReply,
+    Representation,
+    held_out_replies,
+    represent,
+)
 from incremental_llm.errors import InputError
 from incremental_llm.evaluation import EvaluationReport, Suite, all_questions, load_suites
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.importers import Format, ImportReport, import_file
 from incremental_llm.lock import exclusive
-from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff
+from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff, increments_in
 from incremental_llm.rehearsal import announced
 from incremental_llm.replay import mix
 from incremental_llm.runs import Run, next_run
@@ -171,6 +178,27 @@ class Workspace:
         suites = self.suites() if self.config.suites.names else ()  # on the first day there is none
         todo = self._next_run(suites, questions).todo
         return pending.compile_pending(todo, self.config, questions, self.tokenizer)
+
+    def representation(self) -> Representation:
+        """Who and what the whole log's feedback does not represent; used is what production was trained on."""
+        increments = increments_in(self.registry.list(), self.registry.head().version)
+        sightings = (one for version in increments for one in self.registry.events_of(version))
+        return represent(self.store.read(), {one.event for one in sightings if one.outcome == USED})
+
+    def held_out(self, out: Path) -> tuple[HeldOutReply, ...]:
+        """The replies of the conversations that are kept for evaluation, written to `out` as JSON lines.
+
+        Raises:
+            InputError: the recipe holds none out.
+        """
+        if not self.config.compile.held_out_share:
+            raise InputError(
+                "compile.held_out_share: expected a share above 0, such as 0.02, found 0: nothing is held out. Set it "
+                "before the nights that are not to train on it."
+            )
+        replies = held_out_replies(self.store.read(), self.config.compile)
+        write_atomic(out, "".join(canonical_json(one.model_dump(mode="json")) + "\n" for one in replies))
+        return replies
 
     def plan(self) -> RunPlan:
         """What `run` would do now, without doing it.

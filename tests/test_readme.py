@@ -84,6 +84,7 @@ def test_every_command_that_is_named_exists() -> None:
         "docs/events.md",
         "docs/ingest.md",
         "docs/methods.md",
+        "docs/signals.md",
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:
@@ -109,10 +110,24 @@ def test_the_events_that_are_shown_can_be_imported() -> None:
 
     from incremental_llm.feedback.events import EVENT_TYPES, parse_event
 
-    page = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
-    shown = [block for text in (README, page) for block in re.findall(r"^```json\n(.*?)^```$", text, re.M | re.S)]
+    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("events.md", "signals.md")]
+    shown = [block for text in (README, *pages) for block in re.findall(r"^```json\n(.*?)^```$", text, re.M | re.S)]
     events = [parse_event(json.loads(line)) for block in shown for line in block.splitlines()]
     assert {event.type for event in events} >= set(EVENT_TYPES)
+
+
+def test_exploring_and_the_weights_are_as_the_page_has_them() -> None:
+    from incremental_llm.dataset import SignalWeights
+    from incremental_llm.feedback import parse_event
+
+    page = (ROOT / "docs/signals.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    exec(re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)[0], names)
+    asked = {"conversation": "c", "user": "u", "messages": [{"role": "user", "content": "?"}]}
+    head = {"type": "interaction", "id": "i", "time": "2026-11-01T12:00:00Z"}
+    assert parse_event({**head, **asked, **names["interaction"]}).metadata["serving"]["propensity"] == 0.975
+    shown = {name: float(weight) for name, weight in re.findall(r"\| `(\w+)` ([\d.]+)", page)}
+    assert shown == {name: getattr(SignalWeights(), name) for name in SignalWeights.model_fields}
 
 
 def test_every_reason_for_leaving_something_out_is_explained() -> None:

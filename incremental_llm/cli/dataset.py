@@ -82,6 +82,7 @@ def _token_texts(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
 def _account(dataset: CompiledDataset) -> dict[str, dict[str, int]]:
     """Records by kind, what was dropped by reason, and what became of each event."""
     dropped = Counter(f"{drop.kind}: {drop.reason.value}" for drop in dataset.drops)
+    weighted = {} if dataset.weighting is None else {"weighted by propensity": dataset.weighting.model_dump()}
     return {
         "records": {"sft": len(dataset.sft), "pair": len(dataset.pairs), "unpaired": len(dataset.unpaired)},
         "dropped": dict(dropped.most_common()),
@@ -91,6 +92,7 @@ def _account(dataset: CompiledDataset) -> dict[str, dict[str, int]]:
             for kind, outcomes in dataset.outcomes.items()
             for outcome, count in outcomes.items()
         },
+        **weighted,
     }
 
 

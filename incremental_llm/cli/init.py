@@ -105,7 +105,8 @@ def _section(model: BaseModel, depth: int, *, commented: bool = True) -> Iterato
                 yield f"{pad}  - {first.lstrip()}"
                 yield from rest
         else:
-            shown = sorted(data[name]) if isinstance(value, frozenset) else data[name]
+            told = data.get(name, value)  # some are dumped only where they are not the default
+            shown = sorted(told) if isinstance(value, frozenset) else told
             line = f"{pad}{name}: {_inline(shown)}"
             yield f"{line:<{_COMMENT_COLUMN}}  # {_meaning(field)}" if commented else line
 

@@ -37,7 +37,10 @@ from incremental_llm.dataset.examples import (
     UnpairedExample,
     parse_example,
 )
+from incremental_llm.dataset.held_out import HeldOutReply, held_out_replies
+from incremental_llm.dataset.propensity import Weighting
 from incremental_llm.dataset.reasons import EVENT_REASONS, Drop, DropReason
+from incremental_llm.dataset.representation import Representation, represent
 from incremental_llm.dataset.settings import CompileSettings, SignalWeights
 
 __all__ = [
@@ -51,14 +54,19 @@ __all__ = [
     "Drop",
     "DropReason",
     "Example",
+    "HeldOutReply",
     "Kind",
     "PairExample",
+    "Representation",
     "SftExample",
     "SignalWeights",
     "SuiteIndex",
     "Unfit",
     "UnpairedExample",
+    "Weighting",
     "compile_dataset",
+    "held_out_replies",
     "opponents",
     "parse_example",
+    "represent",
 ]

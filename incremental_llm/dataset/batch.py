@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from incremental_llm.dataset.dedup import normalised, prompt_key, same_statement
@@ -13,30 +14,40 @@ from incremental_llm.dataset.filters import Filters
 from incremental_llm.dataset.reasons import SEVERITY, Drop, DropReason
 from incremental_llm.dataset.settings import CompileSettings
 from incremental_llm.feedback.events import (
+    Abandon,
+    Copy,
     Correction,
     Event,
     Interaction,
     PolicyChange,
     Preference,
+    Ranking,
     Rephrase,
     Thumb,
     references,
 )
+from incremental_llm.feedback.exploration import is_held_out
+from incremental_llm.feedback.serving import serving_of
 from incremental_llm.feedback.store import StoredEvent
 
 if TYPE_CHECKING:
     from incremental_llm.dataset.corrections import AcceptedCorrection
 
+_NO_TIME = datetime.min.replace(tzinfo=UTC)  # of an event of an unknown type
+
 ReplyKey = tuple[object, str]
 """Equal for equal replies to equal prompts: (prompt key, normalised reply)."""
 
-E = TypeVar("E", Interaction, Thumb, Correction, Preference, Rephrase, PolicyChange)
+E = TypeVar("E", bound=Event)
 
 _WOULD_BE: dict[type, tuple[Kind, ...]] = {
     Thumb: ("unpaired",),
     Correction: ("sft", "pair"),
     Preference: ("pair",),
     Rephrase: ("pair", "unpaired"),
+    Ranking: ("pair",),
+    Copy: ("unpaired",),
+    Abandon: ("unpaired",),
 }
 
 
@@ -73,7 +84,7 @@ def would_be_drops(event: Event, reason: DropReason, user: str) -> list[Drop]:
 
 
 class Batch:
-    """The events of an increment in order of seq, with what they refer to.
+    """The events of an increment in order of time and id, whatever order they came in, with what they refer to.
 
     `named` are the ids that this batch's policy changes supersede, with those of `accepted` corrections that said the
     same of the same prompt: it is a truth that ends, not one reviewer's record of it. `gone` are these and the ones
@@ -89,9 +100,9 @@ class Batch:
         filters: Filters,
         accepted: Sequence[AcceptedCorrection] = (),
     ) -> None:
-        self.events = tuple(sorted(events, key=lambda stored: stored.seq))
+        self.events = tuple(sorted(events, key=_time_and_id))
         self.settings = settings
-        self.seq = {stored.event.id: stored.seq for stored in self.events}
+        self.place = {stored.event.id: place for place, stored in enumerate(self.events)}
         everything = [*(stored.event for stored in context.values()), *(stored.event for stored in self.events)]
         self.interactions = {event.id: event for event in everything if isinstance(event, Interaction)}
         self.refused_changes = {c.id for c in self._of(PolicyChange) if not settings.may_change_policy(c.reviewer)}
@@ -100,18 +111,18 @@ class Batch:
         self.gone = self.named | superseded
         self.barred = dict.fromkeys(self.gone, DropReason.SUPERSEDED)
         for name, served in self.interactions.items():
-            reason = filters.prompt_reason(served.messages)
+            held_out = is_held_out(served.conversation, settings.held_out_share)
+            reason = DropReason.HELD_OUT if held_out else filters.prompt_reason(served.messages)
             if reason is not None:
                 self.barred.setdefault(name, reason)
         self._keys: dict[str, ReplyKey] = {}
 
-    def _of(self, kind: type[E]) -> list[E]:
-        return [stored.event for stored in self.events if isinstance(stored.event, kind)]
+    def _of(self, *kinds: type[E]) -> list[E]:
+        return [stored.event for stored in self.events if isinstance(stored.event, kinds)]
 
-    def live(self, kind: type[E]) -> list[E]:
-        """Events of a type that can become examples, by time, then seq."""
-        found = [event for event in self._of(kind) if self.is_live(event)]
-        return sorted(found, key=lambda event: (event.time, self.seq[event.id]))
+    def live(self, *kinds: type[E]) -> list[E]:
+        """Events of some types that can become examples, by time, then id."""
+        return [event for event in self._of(*kinds) if self.is_live(event)]
 
     def is_live(self, event: Event) -> bool:
         """Whether an event can become examples: nothing that it stands on is barred or missing."""
@@ -130,7 +141,7 @@ class Batch:
     def voice(self, event: Event) -> str:
         """Who speaks in an event; for a rephrase whoever asked."""
         match event:
-            case Thumb() | Preference() | Interaction():
+            case Thumb() | Preference() | Interaction() | Ranking() | Copy() | Abandon():
                 return event.user
             case Correction() | PolicyChange():
                 return event.reviewer
@@ -148,13 +159,19 @@ class Batch:
         return self._keys[interaction]
 
     def order(self, sources: Iterable[str]) -> int:
-        """Where in the batch an example belongs: the first seq of its sources in this batch."""
-        return min((self.seq[name] for name in sources if name in self.seq), default=0)
+        """Where in the batch an example belongs: at the first of its sources in this batch."""
+        return min((self.place[name] for name in sources if name in self.place), default=0)
 
     def draft(self, example: Example, signal: str) -> Draft:
-        """`example` with its place in the batch."""
-        interactions = frozenset(name for name in example.sources if name in self.interactions)
-        return Draft(example, self.order(example.sources), interactions, signal)
+        """`example` with its place in the batch, and how its replies came to be served."""
+        names = [name for name in example.sources if name in self.interactions]
+        serving = tuple(filter(None, (serving_of(self.interactions[name].metadata) for name in names)))
+        example = example.model_copy(update={"serving": serving}) if serving else example
+        return Draft(example, self.order(example.sources), frozenset(names), signal)
+
+
+def _time_and_id(stored: StoredEvent) -> tuple[datetime, str]:
+    return stored.event.time or _NO_TIME, stored.event.id
 
 
 def _same_truth(named: Collection[str], accepted: Sequence[AcceptedCorrection]) -> set[str]:

@@ -1,6 +1,7 @@
 """From a batch of events to examples: prompts filtered, signals, conflicts, replies filtered, duplicates, account.
 
-A pure function of its arguments: the same events give the same dataset, in whatever order they are handed over.
+A pure function of its arguments: the same events give the same dataset, in whatever order they are handed over or came
+into the log.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from incremental_llm.dataset.decontaminate import SuiteIndex
 from incremental_llm.dataset.dedup import exact_key, group_near
 from incremental_llm.dataset.examples import Example, PairExample, SftExample, UnpairedExample
 from incremental_llm.dataset.filters import Filters
+from incremental_llm.dataset.implicit import draft_implicit
 from incremental_llm.dataset.privacy import Redaction
+from incremental_llm.dataset.propensity import weigh
 from incremental_llm.dataset.reasons import SEVERITY, Drop, DropReason
 from incremental_llm.dataset.rephrases import draft_rephrases
 from incremental_llm.dataset.settings import CompileSettings
@@ -56,6 +59,7 @@ def compile_dataset(
     drafts.extend(thumbs)
     drafts.extend(draft_rephrases(batch, verdicts, users))
     drafts.extend(draft_preferences(batch, verdicts))
+    drafts.extend(draft_implicit(batch, verdicts, users, drafts.made))
     drafts = settle_pairs(batch, drafts)
     drops = [*batch.barred_drops(), *drafts.drops]
 
@@ -66,6 +70,7 @@ def compile_dataset(
             kept.append(draft)
         else:
             drops.append(_drop(draft, reason))
+    kept, weighting = weigh(kept, batch)
     examples = _merged(kept, settings, drops)
     trained = {name for example in examples if isinstance(example, SftExample) for name in example.sources}
     account = _account(batch, examples, drops)
@@ -78,16 +83,17 @@ def compile_dataset(
             c
             if _reply_reason(filters, unfit, c.prompt, [c.rejected]) is None
             else c.model_copy(update={"rejected": ""})
-            for c in sorted(won, key=lambda c: batch.seq[c.event_id])
+            for c in sorted(won, key=lambda c: batch.place[c.event_id])
             if c.event_id in trained
         ),
         account=account,
         redacted=dict(sorted(redaction.counts.items())),
         outcomes=_outcomes(batch, account),
-        first_seq=batch.events[0].seq if batch.events else 0,
-        last_seq=batch.events[-1].seq if batch.events else 0,
+        first_seq=min((stored.seq for stored in batch.events), default=0),
+        last_seq=max((stored.seq for stored in batch.events), default=0),
         superseded=batch.named,
         settings=settings,
+        weighting=weighting,
     )
 
 
@@ -131,9 +137,14 @@ def _merged(drafts: Sequence[Draft], settings: CompileSettings, drops: list[Drop
 def _one(group: Sequence[Draft], settings: CompileSettings) -> Example:
     users = tuple(sorted({user for draft in group for user in draft.example.users}))
     sources = tuple(dict.fromkeys(name for draft in group for name in draft.example.sources))
-    factor = min(settings.user_weight_cap, 1 + settings.user_weight_step * (len(users) - 1))
-    weight = max(draft.example.weight for draft in group) * factor
-    return group[0].example.model_copy(update={"users": users, "sources": sources, "weight": weight})
+    said = [draft.example for draft in group if not draft.example.implicit] or [draft.example for draft in group]
+    voices = {user for example in said for user in example.users}  # who only did something gives no words more weight
+    factor = min(settings.user_weight_cap, 1 + settings.user_weight_step * (len(voices) - 1))
+    weight = max(example.weight for example in said) * factor
+    together: dict[str, object] = {"users": users, "sources": sources, "weight": weight}
+    together["serving"] = tuple(dict.fromkeys(one for draft in group for one in draft.example.serving))
+    together["implicit"] = all(draft.example.implicit for draft in group)
+    return group[0].example.model_copy(update=together)
 
 
 def _account(batch: Batch, examples: Iterable[Example], drops: Iterable[Drop]) -> dict[str, str]:

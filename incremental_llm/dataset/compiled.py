@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from incremental_llm.artifacts import write_atomic
 from incremental_llm.chat import canonical_json, json_digest
 from incremental_llm.dataset.corrections import AcceptedCorrection
 from incremental_llm.dataset.examples import KINDS, Example, Kind, PairExample, SftExample, UnpairedExample
+from incremental_llm.dataset.propensity import Weighting
 from incremental_llm.dataset.reasons import Drop
 from incremental_llm.dataset.settings import CompileSettings
 from incremental_llm.errors import InputError, IntegrityError
+from incremental_llm.feedback.serving import absent
 
 USED = "used"
 """What `account` says of an event that an example came from, and of a policy change that counts."""
@@ -48,7 +50,8 @@ class CompiledDataset(BaseModel):
     `account` gives every event of the batch `"used"` or the reason why not, exactly once. `outcomes` counts the same by
     event type. `redacted` counts the personal data and secrets of the batch that placeholders stand for, by kind.
     `first_seq` and `last_seq` bound the batch, both 0 for an empty one. `superseded` are the ids that this
-    batch's policy changes name.
+    batch's policy changes name. `weighting` says how records were weighed by how their replies were served, None where
+    nothing of it was logged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +68,7 @@ class CompiledDataset(BaseModel):
     last_seq: int
     superseded: frozenset[str]
     settings: CompileSettings
+    weighting: Weighting | None = Field(None, exclude_if=absent)
 
     @property
     def examples(self) -> tuple[Example, ...]:

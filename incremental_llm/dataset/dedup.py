@@ -173,6 +173,7 @@ def _questions(example: Example) -> tuple[str, ...]:
     return tuple(message.content for message in example.prompt)
 
 
+@lru_cache(maxsize=100_000)
 def spoken(text: str) -> tuple[str, ...]:
     """The tokens of a text without filler; all of them where nothing else is said."""
     return tuple(t for t in tokens(text) if t not in _FILLER) or tokens(text)
@@ -206,6 +207,7 @@ def _typos(one: str, other: str) -> int | None:
     return count
 
 
+@lru_cache(maxsize=100_000)
 def _is_guarded(token: str) -> bool:
     negation = token in {"no", "not", "never", "without", "cannot", "nor", "neither"} or token.endswith(("n't", "nt'"))
     return negation or token in _NUMBER_WORDS or any(c.isnumeric() for c in token)

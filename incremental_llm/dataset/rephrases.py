@@ -13,6 +13,7 @@ from incremental_llm.chat import last_user_text
 from incremental_llm.dataset.batch import Batch, Drafts, ReplyKey
 from incremental_llm.dataset.corrections import Verdicts
 from incremental_llm.dataset.dedup import normalised, tokens
+from incremental_llm.dataset.embeddings import cosine
 from incremental_llm.dataset.examples import PairExample, UnpairedExample
 from incremental_llm.dataset.reasons import Drop, DropReason
 from incremental_llm.dataset.settings import CompileSettings
@@ -100,8 +101,15 @@ def _detected(batch: Batch) -> Iterator[Asked]:
             waited = (second.time - first.time).total_seconds()
             if (first.id, second.id) in named or waited > settings.rephrase_window_seconds:
                 continue
-            if asks_again(last_user_text(first.messages), last_user_text(second.messages), settings):
+            if is_rephrased(last_user_text(first.messages), last_user_text(second.messages), settings):
                 yield Asked(first, second, None)
+
+
+def is_rephrased(first: str, second: str, settings: CompileSettings) -> bool:
+    """Whether two questions are the same in other words: by their words, or by the model in `rephrase_embeddings`."""
+    if asks_again(first, second, settings):
+        return True
+    return settings.rephrase_embeddings is not None and means_the_same(first, second, settings)
 
 
 def asks_again(first: str, second: str, settings: CompileSettings) -> bool:
@@ -123,6 +131,23 @@ def asks_again(first: str, second: str, settings: CompileSettings) -> bool:
         return False
     left, right = _content(first), _content(second)
     return bool(left and right) and (_covers(right, left) or _covers(left, right))
+
+
+def means_the_same(first: str, second: str, settings: CompileSettings) -> bool:
+    """Whether two questions that words alone do not find the same are so for the model in `rephrase_embeddings`.
+
+    The words propose, at a lower bound than where they decide, and the model decides: one that finds all questions of a
+    shop alike is never asked about those that share few words.
+
+    Raises:
+        InputError: the extra `embeddings` is not installed, or there is no model.
+    """
+    one, other = normalised(first), normalised(second)
+    if one == other or min(len(one.split()), len(other.split())) < _SHORTEST:
+        return False
+    if fuzz.token_set_ratio(one, other) < settings.rephrase_proposal_min:
+        return False
+    return cosine(str(settings.rephrase_embeddings), first, second) >= settings.rephrase_cosine_min
 
 
 def _content(text: str) -> list[str]:

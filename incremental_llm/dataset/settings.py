@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import eq
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+def _later(default: Any, **told: Any) -> Any:
+    """A setting that came later: not written down where it is the default, so that digests stay what they were."""
+    return Field(default=default, exclude_if=partial(eq, default), **told)
 
 
 class SignalWeights(BaseModel):
@@ -17,6 +24,10 @@ class SignalWeights(BaseModel):
     thumb_pair: float = Field(default=1.0, ge=0, description="pair from an up and a down on the same prompt")
     preference: float = Field(default=1.0, ge=0, description="pair from a preference")
     rephrase: float = Field(default=0.5, ge=0, description="pair and unpaired example from a question asked again")
+    ranking: float = _later(1.0, ge=0, description="all pairs of a ranking together")
+    copied: float = _later(0.2, ge=0, description="desirable example from a reply that was copied")
+    repeated: float = _later(0.0, ge=0, description="undesirable example from a question asked again word for word")
+    abandoned: float = _later(0.0, ge=0, description="undesirable example from a reply at which the user left")
 
 
 class CompileSettings(BaseModel):
@@ -48,8 +59,30 @@ class CompileSettings(BaseModel):
         default=100.0, ge=0, le=100, description="token-set similarity up to which they are; equal questions never are"
     )
 
+    rephrase_embeddings: str | None = _later(
+        None, description="folder of a model2vec model that finds more than the words do; nothing is downloaded"
+    )
+    rephrase_proposal_min: float = _later(
+        40.0, ge=0, le=100, description="token-set similarity from which two questions are shown to that model"
+    )
+    rephrase_cosine_min: float = _later(
+        0.9, ge=-1, le=1, description="cosine of that model from which two questions are the same in other words"
+    )
+
+    held_out_share: float = _later(
+        0.0, ge=0, lt=1, description="share of conversations that are never trained on, kept for evaluation"
+    )
+    propensity_cap: float = _later(
+        10.0, ge=1, description="largest weight 1/propensity of a reply whose propensity was logged; 1 weighs none"
+    )
+    policy_decay: float = _later(
+        1.0, gt=0, le=1, description="factor on a record for each version that its replies are behind the newest one"
+    )
+
     user_thumb_cap: int = Field(
-        default=100, ge=1, description="thumbs of one user that count in a batch, earliest first"
+        default=100,
+        ge=1,
+        description="thumbs of one user that count in a batch, earliest first; as many of what the user did",
     )
     one_sided_minimum: int = Field(
         default=8, ge=1, description="replies from which a user with only thumbs down is left out"

@@ -1,16 +1,18 @@
-"""Thumbs and preferences: what users said becomes unpaired examples and pairs."""
+"""Thumbs, preferences and rankings: what users said becomes unpaired examples and pairs."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from incremental_llm.dataset.batch import Batch, Draft, Drafts, ReplyKey
+from incremental_llm.dataset.choices import Choice, choices
 from incremental_llm.dataset.corrections import Verdicts
 from incremental_llm.dataset.dedup import normalised, prompt_key
 from incremental_llm.dataset.examples import PairExample, UnpairedExample
 from incremental_llm.dataset.reasons import Drop, DropReason
-from incremental_llm.feedback.events import Preference, Thumb
+from incremental_llm.feedback.events import Thumb
 
 Verdict = dict[ReplyKey, int]
 """What users say of a reply: 1 good, -1 bad, 0 as many say the one as the other."""
@@ -48,25 +50,25 @@ def draft_thumbs(batch: Batch, verdicts: Verdicts) -> tuple[Drafts, Verdict]:
 
 
 def draft_preferences(batch: Batch, verdicts: Verdicts) -> Drafts:
-    """A pair for each preference between two replies to the same prompt."""
+    """A pair for each choice between two replies to the same prompt, of preferences and rankings."""
     drafts = Drafts()
-    counted: dict[tuple[object, ...], Preference] = {}
+    counted: dict[tuple[object, ...], Choice] = {}
     valid = []
-    for event in batch.live(Preference):
+    for event in choices(batch):
         reason = _preference_problem(batch, event, verdicts)
         if reason is None:
             valid.append(event)
             counted[event.user, _pair_key(batch, event)] = event  # the last one stands
         else:
-            drafts.drop(event, reason, event.user)
+            drafts.drops.append(_not_chosen(event, reason))
     seen: set[tuple[str, str, str]] = set()
     for event in valid:
         last = counted[event.user, _pair_key(batch, event)]
         identity = (event.user, event.chosen, event.rejected)
         if batch.reply_key(event.chosen) != batch.reply_key(last.chosen):
-            drafts.drop(event, DropReason.REPLACED, event.user)
+            drafts.drops.append(_not_chosen(event, DropReason.REPLACED))
         elif identity in seen:
-            drafts.drop(event, DropReason.DUPLICATE, event.user)
+            drafts.drops.append(_not_chosen(event, DropReason.DUPLICATE))
         else:
             seen.add(identity)
             drafts.made.append(_preference_pair(batch, event))
@@ -163,14 +165,24 @@ def _draft_thumb_pairs(batch: Batch, standing: Mapping[ReplyKey, Sequence[Thumb]
     for (prompt, _), votes in standing.items():
         by_prompt[prompt][votes[0].value].append(votes)
     for sides in by_prompt.values():
-        couples = [(up, down) for up in sides[1] for down in sides[-1]]
-        for position, (up, down) in enumerate(couples):
+        paired: set[str] = set()
+        for up, down in itertools.islice(itertools.product(sides[1], sides[-1]), batch.settings.prompt_pair_cap):
             example = _thumb_pair(batch, up, down)
-            if position < batch.settings.prompt_pair_cap:
-                drafts.made.append(batch.draft(example, "thumb_pair"))
-            else:
-                reason = DropReason.OVER_PAIR_CAP
-                drafts.drops.append(Drop(kind="pair", reason=reason, sources=example.sources, users=example.users))
+            drafts.made.append(batch.draft(example, "thumb_pair"))
+            paired.update(example.sources)
+        if sides[1] and sides[-1]:
+            drafts.drops += [_over_cap(votes) for votes in (*sides[1], *sides[-1]) if votes[0].id not in paired]
+
+
+def _over_cap(votes: Sequence[Thumb]) -> Drop:
+    """A reply that stands in no pair; not a drop for each pair that was not made, which grow with the square."""
+    interactions = sorted({thumb.interaction for thumb in votes})
+    return Drop(
+        kind="pair",
+        reason=DropReason.OVER_PAIR_CAP,
+        sources=(*interactions, *sorted(thumb.id for thumb in votes)),
+        users=tuple(sorted({thumb.user for thumb in votes})),
+    )
 
 
 def _thumb_pair(batch: Batch, up: Sequence[Thumb], down: Sequence[Thumb]) -> PairExample:
@@ -186,11 +198,15 @@ def _thumb_pair(batch: Batch, up: Sequence[Thumb], down: Sequence[Thumb]) -> Pai
     )
 
 
-def _pair_key(batch: Batch, event: Preference) -> object:
+def _not_chosen(event: Choice, reason: DropReason) -> Drop:
+    return Drop(kind="pair", reason=reason, sources=event.sources, users=(event.user,))
+
+
+def _pair_key(batch: Batch, event: Choice) -> object:
     return frozenset((batch.reply_key(event.chosen), batch.reply_key(event.rejected)))
 
 
-def _preference_problem(batch: Batch, event: Preference, verdicts: Verdicts) -> DropReason | None:
+def _preference_problem(batch: Batch, event: Choice, verdicts: Verdicts) -> DropReason | None:
     chosen, rejected = batch.reply_key(event.chosen), batch.reply_key(event.rejected)
     if chosen[0] != rejected[0]:
         return DropReason.DIFFERENT_PROMPTS
@@ -200,14 +216,14 @@ def _preference_problem(batch: Batch, event: Preference, verdicts: Verdicts) -> 
     return verdicts.objection(chosen[0], praised=replies[0], blamed=replies[1])
 
 
-def _preference_pair(batch: Batch, event: Preference) -> Draft:
+def _preference_pair(batch: Batch, event: Choice) -> Draft:
     chosen = batch.interactions[event.chosen]
     example = PairExample(
         prompt=chosen.messages,
         chosen=chosen.reply,
         rejected=batch.interactions[event.rejected].reply,
-        weight=batch.settings.weights.preference,
-        sources=(event.chosen, event.rejected, event.id),
+        weight=event.weight,
+        sources=event.sources,
         users=(event.user,),
     )
     return batch.draft(example, "preference")

@@ -24,12 +24,15 @@ back.
 
 from incremental_llm.feedback.events import (
     EVENT_TYPES,
+    Abandon,
+    Copy,
     Correction,
     Event,
     EventError,
     Interaction,
     PolicyChange,
     Preference,
+    Ranking,
     Rephrase,
     Thumb,
     UnknownEvent,
@@ -48,8 +51,10 @@ from incremental_llm.feedback.stream_settings import StreamSettings
 
 __all__ = [
     "EVENT_TYPES",
+    "Abandon",
     "AppendReport",
     "ConsumeReport",
+    "Copy",
     "Correction",
     "Event",
     "EventError",
@@ -59,6 +64,7 @@ __all__ = [
     "ParkedMessage",
     "PolicyChange",
     "Preference",
+    "Ranking",
     "Refused",
     "RefusedRow",
     "Rephrase",

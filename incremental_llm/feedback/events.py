@@ -6,6 +6,7 @@ Unknown types are kept whole as `UnknownEvent`; anything else that does not fit 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,10 +26,13 @@ from pydantic import (
 
 from incremental_llm.chat import Message, canonical_json, json_digest
 from incremental_llm.errors import InputError
+from incremental_llm.feedback.serving import check_serving
 from incremental_llm.strict_json import deeper, read_json
 
 MAX_ID = 200
 """Longest id, in characters."""
+MAX_RANKED = 10
+"""Most replies in one ranking."""
 _PROBLEMS_SHOWN = 10
 
 MAX_DEPTH = 500
@@ -40,13 +44,17 @@ class EventError(InputError):
 
 
 def _plain_id(value: str) -> str:
-    if not value.strip() or len(value) > MAX_ID or any(ord(c) < 32 for c in value):
+    control = not value.isprintable() and any(ord(c) < 32 for c in value)
+    if control or not value.strip() or len(value) > MAX_ID:
         raise ValueError(f"expected 1 to {MAX_ID} characters without control characters")
     return value
 
 
+_NUMBER = re.compile(r"[\d.\s+-]+")
+
+
 def _text_time(value: Any) -> Any:
-    if not isinstance(value, str | datetime) or (isinstance(value, str) and re.fullmatch(r"[\d.\s+-]+", value)):
+    if not isinstance(value, str | datetime) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
         raise ValueError("expected an ISO 8601 time with its zone, such as 2026-11-01T12:00:00Z")
     return value
 
@@ -54,6 +62,12 @@ def _text_time(value: Any) -> Any:
 def _not_empty(value: tuple[Message, ...]) -> tuple[Message, ...]:
     if not value:
         raise ValueError("expected at least one message")
+    return value
+
+
+def _once(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) < len(value):
+        raise ValueError("expected different interactions, found one twice")
     return value
 
 
@@ -141,6 +155,30 @@ class Rephrase(_Event):
         return self
 
 
+class Ranking(_Event):
+    """A user's order of the replies of several interactions, best first; replies that are as good are left out."""
+
+    type: Literal["ranking"] = "ranking"
+    replies: Annotated[tuple[Id, ...], Field(min_length=2, max_length=MAX_RANKED), FailFast(), AfterValidator(_once)]
+    user: Id
+
+
+class Copy(_Event):
+    """The user copied the reply, as the client saw it."""
+
+    type: Literal["copy"] = "copy"
+    interaction: Id
+    user: Id
+
+
+class Abandon(_Event):
+    """The user left at this reply, as the client saw it: before it had ended, or without reading on."""
+
+    type: Literal["abandon"] = "abandon"
+    interaction: Id
+    user: Id
+
+
 class PolicyChange(_Event):
     """The truth changed: what the named events taught is no longer so. The only way in which truth changes."""
 
@@ -164,7 +202,9 @@ class UnknownEvent(BaseModel):
     body: dict[str, Any]
 
 
-Event = Interaction | Thumb | Correction | Preference | Rephrase | PolicyChange | UnknownEvent
+Event = (
+    Interaction | Thumb | Correction | Preference | Rephrase | PolicyChange | Ranking | Copy | Abandon | UnknownEvent
+)
 
 EVENT_MODELS: dict[str, type[_Event]] = {
     "interaction": Interaction,
@@ -173,9 +213,13 @@ EVENT_MODELS: dict[str, type[_Event]] = {
     "preference": Preference,
     "rephrase": Rephrase,
     "policy_change": PolicyChange,
+    "ranking": Ranking,
+    "copy": Copy,
+    "abandon": Abandon,
 }
 EVENT_TYPES = tuple(EVENT_MODELS)
 """The known types, as they stand in `type`."""
+_ONCE_UNKNOWN = frozenset({"ranking", "copy", "abandon"})
 
 
 def read_event(raw: bytes) -> Event:
@@ -216,12 +260,34 @@ def parse_event(obj: Any) -> Event:
         raise EventError(f"type: expected one of {', '.join(EVENT_TYPES)} or a type of your own, found {kind!r}")
     try:
         model = EVENT_MODELS.get(kind)
+        if kind == "interaction" and isinstance(metadata := obj.get("metadata"), dict):
+            check_serving(metadata)
         return _unknown(kind, obj) if model is None else model.model_validate(obj)  # type: ignore[return-value]
     except ValidationError as error:
         details = error.errors(include_url=False)
         shown = [_problem(detail, kind) for detail in details[:_PROBLEMS_SHOWN]]
         more = len(details) - len(shown)
         raise EventError("; ".join([*shown, *([f"and {more} more"] if more else [])])) from None
+
+
+def load_event(kind: str, body: str) -> Event:
+    """The event in what a store holds, which may be older than what this version asks of events.
+
+    A ranking, copy or abandon of another shape is an unknown event, as it was when it came in; a serving block of
+    another shape stays in the metadata.
+
+    Raises:
+        ValueError, EventError: it is none of this type.
+    """
+    model = EVENT_MODELS.get(kind)
+    if model is None:
+        return parse_event(json.loads(body))
+    try:
+        return model.model_validate_json(body)  # type: ignore[return-value]
+    except ValidationError:
+        if kind in _ONCE_UNKNOWN:
+            return _unknown(kind, json.loads(body))
+        raise
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:
@@ -234,6 +300,8 @@ def event_to_dict(event: Event) -> dict[str, Any]:
         data["messages"] = [message.model_dump() for message in event.messages]
     if isinstance(event, PolicyChange):
         data["supersedes"] = list(event.supersedes)
+    if isinstance(event, Ranking):
+        data["replies"] = list(event.replies)
     if isinstance(event, Thumb) and event.comment is None:
         del data["comment"]
     return data
@@ -247,12 +315,14 @@ def event_digest(event: Event) -> str:
 def references(event: Event) -> tuple[str, ...]:
     """Ids of the interactions that an event is about and has to wait for; a policy change waits for nothing."""
     match event:
-        case Thumb() | Correction():
+        case Thumb() | Correction() | Copy() | Abandon():
             return (event.interaction,)
         case Preference():
             return (event.chosen, event.rejected)
         case Rephrase():
             return (event.interaction, event.followup)
+        case Ranking():
+            return event.replies
         case _:
             return ()
 

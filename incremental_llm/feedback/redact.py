@@ -55,8 +55,9 @@ _NO_HANDLES = frozenset(
 _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\U000e0000-\U000e007f]"
 )
-_AT_ALL = re.compile(r"[@\d:]|sk-|BEGIN|passw|secret|token|key", re.I)
-"""What every kind has some of: a text without is clean, at a tenth of the time."""
+_SIGNS = re.compile(r"[@\d:]")
+_WORDS = ("sk-", "begin", "passw", "secret", "token", "key")
+"""What every kind has some of, signs or words: a text without is clean, at a tenth of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,10 @@ def personal_data(text: str, public: Sequence[str] = ()) -> tuple[str, ...]:
 def find(text: str, public: Sequence[str] = ()) -> list[Span]:
     """All finds from left to right but those that hold a public text; of two that overlap the longer one stays."""
     plain, places = _plain(text)
-    if not _AT_ALL.search(plain):
-        return []
+    if not _SIGNS.search(plain):
+        lower = plain.lower()
+        if not any(word in lower for word in _WORDS):
+            return []
     spans = [Span(kind, *where) for kind in KINDS for where in _FINDERS[kind](plain)]
     if public:
         spans = [span for span in spans if not _is_public(plain[span.start : span.end], public)]

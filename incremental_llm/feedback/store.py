@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import sqlalchemy as sa
 from incremental_llm.errors import InputError, IntegrityError
 from incremental_llm.feedback import tables
 from incremental_llm.feedback.encode import Encoded, encode
-from incremental_llm.feedback.events import Event, EventError, parse_event
+from incremental_llm.feedback.events import Event, EventError, load_event
 from incremental_llm.feedback.sequence import CHUNK, Appending, Refused, chunks
 
 _TAKE_TURN = sa.update(tables.counters).values(value=tables.counters.c.value).where(tables.counters.c.name == "seq")
@@ -154,7 +153,8 @@ class FeedbackStore:
         some types.
         """
         last = self.head() if until is None else until
-        wanted = sa.select(tables.events.c.seq, tables.events.c.body).order_by(tables.events.c.seq).limit(chunk)
+        columns = (tables.events.c.seq, tables.events.c.type, tables.events.c.body)
+        wanted = sa.select(*columns).order_by(tables.events.c.seq).limit(chunk)
         if types is not None:
             wanted = wanted.where(tables.events.c.type.in_(list(types)))
         position = after
@@ -163,8 +163,8 @@ class FeedbackStore:
                 rows = connection.execute(
                     wanted.where(tables.events.c.seq > position, tables.events.c.seq <= last)
                 ).all()
-            for seq, body in rows:
-                yield StoredEvent(seq, _load(body))
+            for seq, kind, body in rows:
+                yield StoredEvent(seq, _load(kind, body))
             if len(rows) < chunk:
                 return
             position = rows[-1].seq
@@ -176,26 +176,29 @@ class FeedbackStore:
 
     def waiting(self) -> list[Event]:
         """Events that name an interaction which has not arrived, in order of arrival."""
-        wanted = sa.select(tables.events.c.body).where(tables.events.c.seq.is_(None)).order_by(tables.events.c.arrival)
+        wanted = sa.select(tables.events.c.type, tables.events.c.body).where(tables.events.c.seq.is_(None))
         with self._engine.connect() as connection:
-            return [_load(body) for body in connection.scalars(wanted)]
+            rows = connection.execute(wanted.order_by(tables.events.c.arrival))
+            return [_load(row.type, row.body) for row in rows]
 
     def get(self, ids: Iterable[str]) -> dict[str, StoredEvent]:
         """The numbered events among `ids`; unknown and waiting ones are absent."""
         found: dict[str, StoredEvent] = {}
         with self._engine.connect() as connection:
             for names in chunks(ids):
-                wanted = sa.select(tables.events.c.id, tables.events.c.seq, tables.events.c.body)
+                columns = (tables.events.c.id, tables.events.c.seq, tables.events.c.type, tables.events.c.body)
+                wanted = sa.select(*columns)
                 rows = connection.execute(wanted.where(tables.events.c.id.in_(names), tables.events.c.seq.is_not(None)))
-                found |= {row.id: StoredEvent(row.seq, _load(row.body)) for row in rows}
+                found |= {row.id: StoredEvent(row.seq, _load(row.type, row.body)) for row in rows}
         return found
 
     def find(self, name: str) -> tuple[int | None, Event] | None:
         """An event of this id and its place, None while it waits; None where there is no such event."""
-        wanted = sa.select(tables.events.c.seq, tables.events.c.body).where(tables.events.c.id == name)
+        columns = (tables.events.c.seq, tables.events.c.type, tables.events.c.body)
+        wanted = sa.select(*columns).where(tables.events.c.id == name)
         with self._engine.connect() as connection:
             row = connection.execute(wanted).first()
-        return None if row is None else (row.seq, _load(row.body))
+        return None if row is None else (row.seq, _load(row.type, row.body))
 
     def by_person(self, person: str) -> tuple[EventPlace, ...]:
         """Everything that a user or reviewer said or asked, waiting events included, in order of arrival."""
@@ -333,9 +336,9 @@ def _save_step(connection: sa.Connection, step: ImportStep, refused: Iterable[Re
         connection.execute(sa.insert(tables.refused_lines), rows)
 
 
-def _load(body: str) -> Event:
+def _load(kind: str, body: str) -> Event:
     try:
-        return parse_event(json.loads(body))
+        return load_event(kind, body)
     except (ValueError, EventError) as error:
         raise IntegrityError(
             f"feedback store: expected an event that can be read, found {body[:80]!r} ({error}). "

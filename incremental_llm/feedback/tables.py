@@ -176,8 +176,9 @@ def links_of(body: Mapping[str, Any], *, every: bool = False) -> tuple[Link, ...
     """Whom and what an event names, by its JSON; what could be no id is no target, unless `every` text is one."""
     people = [body.get(key) for key in ("user", "reviewer")]
     named = [body.get(key) for key in ("interaction", "chosen", "rejected", "followup")]
-    if isinstance(body.get("supersedes"), list):
-        named += body["supersedes"]
+    for key in ("supersedes", "replies"):
+        if isinstance(body.get(key), list):
+            named += body[key]
     counts = _is_text if every else is_id
     found = [("person", target) for target in dict.fromkeys(filter(counts, people))]
     return (*found, *(("event", target) for target in dict.fromkeys(filter(counts, named))))

@@ -21,9 +21,12 @@ from incremental_llm.dataset import (
     CompileSettings,
     Drop,
     DropReason,
+    HeldOutReply,
     PairExample,
+    Representation,
     SftExample,
     UnpairedExample,
+    represent,
 )
 from incremental_llm.errors import InputError, UnknownRefError
 from incremental_llm.evaluation import EvaluationReport, ItemResult, SuiteResult
@@ -220,6 +223,7 @@ class FakeWorkspace:
         self.outcome = Outcome()
         self.dataset = example_dataset()
         self.measured = example_report()
+        self.heard = represent([])
         self.unavailable = ""  # what the report has to do without
 
     example_report = staticmethod(example_report)
@@ -273,6 +277,16 @@ class FakeWorkspace:
         progress("training sft", 1, 2, 0.5)
         progress("training sft", 2, 2, 0.25)
         return self.outcome
+
+    def representation(self) -> Representation:
+        self.remember("representation")
+        return self.heard
+
+    def held_out(self, out: Path) -> tuple[HeldOutReply, ...]:
+        self.remember("held out", out.name)
+        told: dict[str, Any] = {"id": "i1", "conversation": "c1", "user": "u1", "reply": "45 days.", "model": "m"}
+        judged = HeldOutReply(messages=ask("How long?"), up=2, down=1, corrections=(), **told)
+        return (judged, judged.model_copy(update={"up": 0, "down": 0}))
 
     def plan(self) -> Any:
         self.remember("plan")

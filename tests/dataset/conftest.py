@@ -52,6 +52,15 @@ class Log:
     def rephrased(self, name: str, interaction: str, followup: str) -> str:
         return self.add("rephrase", name, interaction=interaction, followup=followup)
 
+    def ranked(self, name: str, *replies: str, user: str = "u1") -> str:
+        return self.add("ranking", name, replies=list(replies), user=user)
+
+    def copied(self, name: str, interaction: str, user: str = "u1") -> str:
+        return self.add("copy", name, interaction=interaction, user=user)
+
+    def left(self, name: str, interaction: str, user: str = "u1") -> str:
+        return self.add("abandon", name, interaction=interaction, user=user)
+
     def changed(self, name: str, *supersedes: str, reviewer: str = "boss") -> str:
         return self.add("policy_change", name, reviewer=reviewer, supersedes=list(supersedes))
 

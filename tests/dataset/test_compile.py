@@ -20,6 +20,7 @@ from incremental_llm.dataset import (
     DropReason,
     PairExample,
     SftExample,
+    SignalWeights,
     UnpairedExample,
     compile_dataset,
     parse_example,
@@ -129,6 +130,9 @@ _FEEDBACK = st.one_of(
     st.tuples(st.just("rephrase"), _ABOUT, _USERS, _ABOUT),
     st.tuples(st.just("policy_change"), _ABOUT, _USERS, _ABOUT),
     st.tuples(st.just("ping"), _ABOUT, _USERS, _ABOUT),
+    st.tuples(st.just("ranking"), _ABOUT, _USERS, _ABOUT),
+    st.tuples(st.just("copy"), _ABOUT, _USERS, _ABOUT),
+    st.tuples(st.just("abandon"), _ABOUT, _USERS, _ABOUT),
 )
 
 
@@ -136,7 +140,9 @@ def _batch(served: list[tuple[str, str, str, str]], feedback: list[tuple[str, in
     objects: list[dict[str, object]] = []
     for n, (asked, reply, user, conversation) in enumerate(served):
         messages = [{"role": "user", "content": asked}]
-        about = {"user": user, "conversation": conversation, "messages": messages, "reply": reply, "model": "m"}
+        chance = {"serving": {"policy": f"p@{n % 3}", "propensity": 0.1 + n / 10}} if n % 2 else {}
+        about = {"user": user, "conversation": conversation, "messages": messages, "reply": reply, "model": "p@1"}
+        about["metadata"] = chance
         objects.append({"type": "interaction", "id": f"i{n}", **about})
     for n, (kind, about_n, user, detail) in enumerate(feedback):
         first = f"i{about_n % len(served)}"
@@ -148,8 +154,11 @@ def _batch(served: list[tuple[str, str, str, str]], feedback: list[tuple[str, in
             "rephrase": {"interaction": first, "followup": second},
             "policy_change": {"reviewer": user, "supersedes": [first, f"f{detail}"]},
             "ping": {},
+            "ranking": {"replies": list(dict.fromkeys((first, second, "i0"))), "user": user},
+            "copy": {"interaction": first, "user": user},
+            "abandon": {"interaction": first, "user": user},
         }[kind]
-        if kind in ("preference", "rephrase") and first == second:
+        if (kind in ("preference", "rephrase") and first == second) or len(fields.get("replies", ("", ""))) < 2:
             continue
         objects.append({"type": kind, "id": f"f{n}", **fields})
     times = (f"2026-11-01T12:{n // 2:02}:{30 * (n % 2):02}Z" for n in range(len(objects)))
@@ -174,7 +183,12 @@ def test_no_batch_loses_an_event_or_breaks_a_promise(
     batch = events[before:]
     gone = frozenset({"i2", "f3"})
     chosen = CompileSettings(
-        one_sided_minimum=3, user_thumb_cap=4, prompt_pair_cap=2, policy_reviewers=frozenset({"u0", "u1"})
+        one_sided_minimum=3,
+        user_thumb_cap=4,
+        prompt_pair_cap=2,
+        policy_reviewers=frozenset({"u0", "u1"}),
+        weights=SignalWeights(abandoned=0.1, repeated=0.1),
+        policy_decay=0.5,
     )
     dataset = compile_dataset(batch, chosen, context=context, superseded=gone, suite_texts=["in a suite"])
 

@@ -195,7 +195,9 @@ def test_pairs_of_one_prompt_are_capped(log):
         log.up(f"a{n}", log.served(f"i{n}", reply=f"good {n}"))
         log.down(f"b{n}", log.served(f"j{n}", reply=f"bad {n}"))
     dataset = log.compile(prompt_pair_cap=4)
-    assert (len(dataset.pairs), reasons(dataset, "pair")) == (4, {"over_pair_cap": 5})
+    assert (len(dataset.pairs), reasons(dataset, "pair")) == (4, {"over_pair_cap": 1})
+    (left,) = [drop for drop in dataset.drops if drop.reason == "over_pair_cap"]
+    assert left.sources == ("i2", "a2")
 
 
 def test_users_who_disagree_equally_drop_the_reply(log):

@@ -57,11 +57,23 @@ messages = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "system", "tool"]), "content": texts | st.none()},
     optional={"name": texts},
 )
+servings = st.fixed_dictionaries(
+    {"policy": st.sampled_from(["production@7", "", 7])},
+    optional={
+        "propensity": st.sampled_from([0.05, 1, 0, 1.5, 1e-09, "0.5", None, True]),
+        "sampling": st.dictionaries(st.sampled_from(["temperature", "top_p", "seed", "min_p"]), scalars | values),
+        "explored": scalars,
+        "logprob": st.sampled_from([-12.3, 0, 0.1]),
+        "extra": scalars,
+    },
+)
 changes: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("id", "user", "reviewer", "interaction", "conversation", "chosen", "rejected"), ids),
     "time": times,
     "messages": st.lists(messages, max_size=3) | values,
-    "metadata": st.dictionaries(texts, values, max_size=3) | values,
+    "metadata": st.dictionaries(texts, values, max_size=3)
+    | st.fixed_dictionaries({"serving": servings | values})
+    | values,
     "reply": texts,
     "content": texts | st.none(),
     "comment": texts | st.none(),
@@ -108,6 +120,9 @@ def either_way(raw: bytes) -> Encoded | str:
     b'{"type":"thumb","id":"t1","time":"2026-11-01T12:00:00Z","interaction":"i1","user":"u1","value":-1,"value":1}'
 )
 @example(b'{"type":"thumb","id":"t1","time":"2026-11-01T12:00:00Z","interaction":"i1","user":"u1","value":-0}')
+@example(json.dumps(INTERACTION | {"metadata": {"serving": {"policy": "p@1", "propensity": 1.5}}}).encode())
+@example(json.dumps(INTERACTION | {"metadata": {"serving": {"policy": "p@1", "propensity": 0.5}}}).encode())
+@example(json.dumps(INTERACTION | {"metadata": {"serving": None}}).encode())
 @example(json.dumps(INTERACTION).replace("30 days", r"\ud800").encode())
 @example(json.dumps(INTERACTION | {"reply": "\ud83d\ude00"}).encode())
 def test_both_ways_say_the_same(raw: bytes) -> None:
@@ -137,6 +152,20 @@ def test_sampling_settings_take_the_short_way() -> None:
         "explored": False,
     }
     assert _plain(json.dumps(INTERACTION | {"metadata": metadata}).encode()) is not None
+
+
+def test_a_serving_block_takes_the_short_way_where_it_fits() -> None:
+    right = {
+        "policy": "production@7",
+        "sampling": {"temperature": 0.7, "seed": 1},
+        "propensity": 0.05,
+        "explored": True,
+    }
+    assert _plain(json.dumps(INTERACTION | {"metadata": {"serving": right}}).encode()) is not None
+    wrong = json.dumps(INTERACTION | {"metadata": {"serving": right | {"propensity": 5}}}).encode()
+    assert _plain(wrong) is None
+    with pytest.raises(EventError, match=r"serving.propensity: Input should be less than or equal to 1, found 5"):
+        encode_line(wrong)
 
 
 def test_a_long_nested_line_goes_the_long_way_and_is_refused_there() -> None:

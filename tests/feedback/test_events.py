@@ -11,6 +11,7 @@ from incremental_llm.errors import InputError
 from incremental_llm.feedback import (
     EVENT_TYPES,
     EventError,
+    Interaction,
     UnknownEvent,
     event_to_dict,
     parse_event,
@@ -18,6 +19,7 @@ from incremental_llm.feedback import (
     references,
 )
 from incremental_llm.feedback.events import MAX_DEPTH
+from incremental_llm.feedback.serving import serving_of
 
 TIME = "2026-11-01T12:00:00Z"
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -28,7 +30,11 @@ VALID: dict[str, dict[str, Any]] = {
     "preference": {"chosen": "i2", "rejected": "i1", "user": "u1"},
     "rephrase": {"interaction": "i1", "followup": "i2"},
     "policy_change": {"reviewer": "r1", "supersedes": ["k1", "i7"], "note": "45 days, was 30"},
+    "ranking": {"replies": ["i3", "i1", "i2"], "user": "u1"},
+    "copy": {"interaction": "i1", "user": "u1"},
+    "abandon": {"interaction": "i1", "user": "u1"},
 }
+SERVED = {"policy": "production@7", "sampling": {"temperature": 0.7, "top_p": 0.9, "seed": 1, "min_p": 0.05}}
 
 
 def line(kind: str, **change: Any) -> dict[str, Any]:
@@ -88,6 +94,19 @@ def test_equal_times_in_other_zones_are_the_same_event() -> None:
         (line("interaction", reply="\ud800"), "expected plain JSON in valid Unicode"),
         (line("preference", chosen="i1"), "chosen and rejected are the same interaction"),
         (line("rephrase", followup="i1"), "interaction and followup are the same interaction"),
+        (line("ranking", replies=["i1"]), "replies: Tuple should have at least 2 items"),
+        (line("ranking", replies=[f"i{n}" for n in range(11)]), "replies: Tuple should have at most 10 items"),
+        (line("ranking", replies=["i1", "i2", "i1"]), "replies: expected different interactions, found one twice"),
+        (line("copy", text="30 days"), "unknown field 'text' of copy"),
+        (line("interaction", metadata={"serving": "web"}), "serving: Input should be a valid dictionary"),
+        (line("interaction", metadata={"serving": {}}), "serving.policy: missing"),
+        (line("interaction", metadata={"serving": SERVED | {"propensity": 0}}), "serving.propensity: Input should be"),
+        (line("interaction", metadata={"serving": SERVED | {"propensity": 1.01}}), "serving.propensity: Input should"),
+        (line("interaction", metadata={"serving": SERVED | {"propensity": "0.5"}}), "serving.propensity: Input should"),
+        (line("interaction", metadata={"serving": SERVED | {"propensty": 0.5}}), "unknown field 'serving.propensty'"),
+        (line("interaction", metadata={"serving": SERVED | {"logprob": 0.1}}), "serving.logprob: Input should be"),
+        (line("interaction", metadata={"serving": {"policy": "p", "sampling": {"top_p": 0}}}), "sampling.top_p: Input"),
+        (line("interaction", metadata={"serving": {"policy": "p", "sampling": {"stop": []}}}), "sampling.stop"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(obj: Any, said: str) -> None:
@@ -101,6 +120,17 @@ def test_what_does_not_fit_is_refused_in_one_line(obj: Any, said: str) -> None:
 def test_of_very_many_problems_the_first_are_shown_and_the_rest_counted() -> None:
     with pytest.raises(EventError, match=r"^interaction: missing; .*'x6' of thumb; and 94 more$"):
         parse_event({"type": "thumb", "id": "t", "time": "2026-11-01T12:00:00Z", **{f"x{n}": 0 for n in range(101)}})
+
+
+def test_a_serving_block_is_kept_as_it_is_and_read() -> None:
+    metadata = {"channel": "web", "serving": SERVED | {"propensity": 0.05, "explored": True, "logprob": -12.5}}
+    event = parse_event(line("interaction", metadata=metadata))
+    assert isinstance(event, Interaction)
+    assert event_to_dict(event)["metadata"] == metadata
+    served = serving_of(event.metadata)
+    assert served is not None and served.model_dump(mode="json") == metadata["serving"]
+    assert (served.policy, served.propensity, served.explored) == ("production@7", 0.05, True)
+    assert serving_of({"channel": "web"}) is None
 
 
 def test_an_unknown_type_is_kept_whole() -> None:
@@ -131,6 +161,9 @@ def test_references_are_the_interactions_an_event_waits_for() -> None:
         "preference": ("i2", "i1"),
         "rephrase": ("i1", "i2"),
         "policy_change": (),
+        "ranking": ("i3", "i1", "i2"),
+        "copy": ("i1",),
+        "abandon": ("i1",),
     }
 
 

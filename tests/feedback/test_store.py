@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from incremental_llm.errors import InputError, IntegrityError
-from incremental_llm.feedback import Event, FeedbackStore, Thumb, parse_event, tables
+from incremental_llm.feedback import (
+    Event,
+    EventError,
+    FeedbackStore,
+    Interaction,
+    Thumb,
+    UnknownEvent,
+    parse_event,
+    tables,
+)
+from incremental_llm.feedback.serving import serving_of
 from incremental_llm.feedback.store import ImportMark, ImportStep
 
 TIME = "2026-11-01T12:00:00Z"
@@ -280,3 +290,40 @@ def _sql(path: Path, statement: str) -> list[tuple[object, ...]]:
             return connection.execute(statement).fetchall()
     finally:
         connection.close()
+
+
+def test_what_was_stored_before_its_type_was_known_stays_readable(store: FeedbackStore) -> None:
+    """A log of an earlier version kept these whole, in whatever shape; one that fits is read as what it is by now."""
+    odd = {"type": "copy", "id": "y1", "time": "yesterday", "text": "30 days"}
+    fits = {"type": "ranking", "id": "o1", "time": TIME, "replies": ["i1", "i2"], "user": "u"}
+    block = {"channel": "web", "serving": "eu-west"}
+    asked = {
+        "conversation": "c",
+        "user": "u",
+        "messages": [{"role": "user", "content": "?"}],
+        "reply": "a",
+        "model": "m",
+    }
+    old = [
+        UnknownEvent(id="y1", time=None, type="copy", body=odd),
+        UnknownEvent(id="o1", time=parse_event(fits).time, type="ranking", body=fits),
+        Interaction.model_validate({"type": "interaction", "id": "i9", "time": TIME, "metadata": block, **asked}),
+    ]
+    store.append(old)
+    copied, ranked, answered = (stored.event for stored in store.read())
+    assert copied == old[0]
+    assert ranked == parse_event(fits)
+    assert answered == old[2] and serving_of(block) is None
+    assert store.append([served("i1"), parse_event(fits)]).duplicates == 1
+    with pytest.raises(EventError):
+        parse_event(odd)
+
+
+def test_a_ranking_waits_for_all_its_replies_and_each_of_them_finds_it(store: FeedbackStore) -> None:
+    ranking = parse_event({"type": "ranking", "id": "o1", "time": TIME, "replies": ["i2", "i3", "i1"], "user": "u"})
+    assert store.append([served("i1"), ranking, served("i3")]).waiting == 1
+    assert store.append([served("i2")]).waiting == 0
+    assert ids(store)[-1] == (4, "o1")
+    for name in ("i1", "i2", "i3"):
+        assert [place.id for place in store.about(name)] == ["o1"]
+    assert "o1" in [place.id for place in store.by_person("u")]

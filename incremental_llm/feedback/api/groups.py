@@ -12,7 +12,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from incremental_llm.feedback.api.tables import answers
-from incremental_llm.feedback.events import Event, parse_event, references
+from incremental_llm.feedback.events import Event, load_event, references
 from incremental_llm.feedback.sequence import CHUNK, chunks
 from incremental_llm.feedback.store import AppendReport, FeedbackStore, append_within
 from incremental_llm.feedback.tables import events as event_table
@@ -21,7 +21,7 @@ from incremental_llm.feedback.tables import events as event_table
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 _ANSWERS = sa.select(answers).where(answers.c.id.in_(_IDS))
 _OLD_ANSWERS = sa.select(answers.c.id).where(answers.c.stored <= sa.bindparam("since")).limit(CHUNK)
-_BODIES = sa.select(event_table.c.id, event_table.c.body).where(event_table.c.id.in_(_IDS))
+_BODIES = sa.select(event_table.c.id, event_table.c.type, event_table.c.body).where(event_table.c.id.in_(_IDS))
 _WITHOUT_NUMBER = sa.select(event_table.c.id).where(event_table.c.id.in_(_IDS), event_table.c.seq.is_(None))
 
 
@@ -138,7 +138,7 @@ def _with_first_times(connection: sa.Connection, entries: Sequence[Entry]) -> li
     times: dict[str, datetime | None] = {}
     for ids in chunks(entry.event.id for entry in entries if not entry.own_time):
         rows = connection.execute(_BODIES, {"ids": ids})
-        times |= {row.id: parse_event(json.loads(row.body)).time for row in rows}
+        times |= {row.id: load_event(row.type, row.body).time for row in rows}
     events: list[Event] = []
     for entry in entries:
         time_of_first = times.setdefault(entry.event.id, entry.event.time)

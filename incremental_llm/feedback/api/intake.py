@@ -13,7 +13,15 @@ from incremental_llm.feedback.api.groups import Entry, IdempotencyKey
 from incremental_llm.feedback.api.keys import ApiKey, Credentials
 from incremental_llm.feedback.api.problem import Problem
 from incremental_llm.feedback.api.scopes import SCOPE_OF
-from incremental_llm.feedback.events import EVENT_TYPES, Correction, Event, EventError, parse_event, references
+from incremental_llm.feedback.events import (
+    EVENT_TYPES,
+    MAX_RANKED,
+    Correction,
+    Event,
+    EventError,
+    parse_event,
+    references,
+)
 
 TOKENS = "reply_tokens"
 """The field beside an event's own that holds the tokens of the replies it is about."""
@@ -95,10 +103,10 @@ def users_of(entries: Sequence[Entry]) -> dict[str, int]:
 
 def _tokens(fields: dict[str, Any]) -> list[str]:
     tokens = fields.pop(TOKENS, [])
-    if not isinstance(tokens, list) or len(tokens) > 2 or not all(isinstance(token, str) for token in tokens):
+    if not isinstance(tokens, list) or len(tokens) > MAX_RANKED or not all(isinstance(token, str) for token in tokens):
         found = f"{type(tokens).__name__}" + (f" of {len(tokens)}" if isinstance(tokens, list) else "")
         do = "Give the reply_token that came back when each interaction was logged."
-        raise Problem(422, f"{TOKENS}: a list of one or two strings", found, do)
+        raise Problem(422, f"{TOKENS}: a list of 1 to {MAX_RANKED} strings", found, do)
     return tokens
 
 

@@ -8,10 +8,10 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from incremental_llm.feedback.api.intake import TOKENS
-from incremental_llm.feedback.events import EVENT_MODELS
+from incremental_llm.feedback.events import EVENT_MODELS, MAX_RANKED
 
 _REFS = "#/components/schemas/{model}"
-_WITH_TOKENS = ("thumb", "preference", "rephrase")
+_WITH_TOKENS = ("thumb", "preference", "rephrase", "ranking", "copy", "abandon")
 
 
 def event_body(*types: str, batch: bool = False) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _event_schemas() -> dict[str, Any]:
         if kind != "interaction":
             schema["required"].append("type")
         if kind in _WITH_TOKENS:
-            tokens = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2}
+            tokens = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_RANKED}
             schema["properties"][TOKENS] = {**tokens, "description": "reply_token of each interaction that is named"}
             schema["required"].append(TOKENS)
     return schemas

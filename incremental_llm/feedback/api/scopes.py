@@ -13,6 +13,9 @@ SCOPE_OF: Mapping[str, Scope] = {
     "thumb": "ingest",
     "preference": "ingest",
     "rephrase": "ingest",
+    "ranking": "ingest",
+    "copy": "ingest",
+    "abandon": "ingest",
     "correction": "review",
     "policy_change": "review",
 }

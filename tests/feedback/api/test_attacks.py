@@ -153,7 +153,7 @@ def test_a_preference_and_a_rephrase_need_both_tokens(api, given: tuple[int, ...
     refused(api.post("/v1/feedback", judged), 403)
 
 
-@pytest.mark.parametrize("tokens", ["1.x", {"a": 1}, [1], ["a", "b", "c"], None])
+@pytest.mark.parametrize("tokens", ["1.x", {"a": 1}, [1], ["a"] * 11, None])
 def test_tokens_of_another_form_are_422(api, tokens: object) -> None:
     body = {**thumb("i"), "reply_tokens": tokens}
     assert "reply_tokens" in str(refused(api.post("/v1/feedback", body), 422)["expected"])

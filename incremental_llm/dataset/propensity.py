@@ -1,0 +1,126 @@
+"""What a record weighs by the chance with which its replies were served, and by the age of who served them.
+
+A reply that was drawn with probability p stands for 1/p requests (Horvitz & Thompson 1952). The largest weight is
+capped, for a little bias and far less variance (Ionides 2008), and the weights are divided by their mean, so that they
+say what counts more and not how fast to learn (the self-normalised estimator, Swaminathan & Joachims 2015). What the
+weights cost is seen in the effective sample size (Σw)² / Σw² (Kish 1965).
+
+A correction's own text was drawn by no policy: SFT examples keep their weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import prod
+
+from pydantic import BaseModel, ConfigDict
+
+from incremental_llm.dataset.batch import Batch, Draft, ReplyKey
+from incremental_llm.feedback.events import Interaction
+from incremental_llm.feedback.serving import serving_of
+
+_VERSION = re.compile(r"(?P<name>.+)@v?(?P<version>\d{1,9})")
+
+
+class Weighting(BaseModel):
+    """How the records of a batch were weighed, before duplicates became one.
+
+    `weighted` of `records` (pairs and unpaired) had a logged propensity, the others count 1; `capped` reached the cap;
+    `older` hold a reply of an older version than the newest. `effective` is the effective sample size of `records`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    records: int
+    weighted: int
+    capped: int
+    older: int
+    effective: float
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"{self.weighted} of {self.records} pairs and verdicts weigh their inverse propensity ({self.capped} at "
+            f"the cap), {self.older} less for their age: they tell as much as {self.effective:.0f} of equal weight"
+        )
+
+
+def weigh(drafts: Sequence[Draft], batch: Batch) -> tuple[list[Draft], Weighting | None]:
+    """The drafts with their weights multiplied, in their order; None where there was nothing to weigh by."""
+    settings = batch.settings
+    newest = _newest(batch.interactions.values())
+    inverse: dict[int, float] = {}
+    aged: dict[int, float] = {}
+    records = [place for place, draft in enumerate(drafts) if draft.example.kind != "sft"]
+    for place in records:
+        served = [batch.interactions[name] for name in sorted(drafts[place].interactions)]
+        propensity = _propensity(batch, served)
+        if propensity is not None and settings.propensity_cap > 1:
+            inverse[place] = min(settings.propensity_cap, 1 / propensity)
+        behind = max((_behind(one, newest) for one in served), default=0)
+        if behind and settings.policy_decay < 1:
+            aged[place] = settings.policy_decay**behind
+    if not inverse and not aged:
+        return list(drafts), None
+    mean = sum(inverse.values()) / len(inverse) if inverse else 1.0
+    factors = {place: inverse.get(place, mean) / mean * aged.get(place, 1.0) for place in records}
+    weighed = [_times(draft, factors.get(place, 1.0)) for place, draft in enumerate(drafts)]
+    return weighed, Weighting(
+        records=len(records),
+        weighted=len(inverse),
+        capped=sum(weight == settings.propensity_cap for weight in inverse.values()),
+        older=len(aged),
+        effective=effective(factors.values()),
+    )
+
+
+def effective(weights: Iterable[float]) -> float:
+    """The effective sample size (Σw)² / Σw²: as many records of equal weight tell as much; 0 for none."""
+    listed = list(weights)
+    squares = sum(weight * weight for weight in listed)
+    return sum(listed) ** 2 / squares if squares else 0.0
+
+
+def _propensity(batch: Batch, served: Sequence[Interaction]) -> float | None:
+    """The chance that a record's replies were all served; of a reply that was served several times the largest one.
+
+    None where it was logged for none of them.
+    """
+    logged: dict[ReplyKey, float] = defaultdict(float)
+    for interaction in served:
+        serving = serving_of(interaction.metadata)
+        if serving is not None and serving.propensity is not None:
+            key = batch.reply_key(interaction.id)
+            logged[key] = max(logged[key], serving.propensity)
+    return prod(logged.values()) if logged else None
+
+
+def _newest(served: Iterable[Interaction]) -> dict[str, int]:
+    newest: dict[str, int] = {}
+    for interaction in served:
+        name, version = _policy(interaction)
+        newest[name] = max(version, newest.get(name, 0))
+    return newest
+
+
+def _behind(served: Interaction, newest: dict[str, int]) -> int:
+    """Versions between the policy of a reply and the newest one of its name in the batch."""
+    name, version = _policy(served)
+    return newest[name] - version
+
+
+def _policy(served: Interaction) -> tuple[str, int]:
+    serving = serving_of(served.metadata)
+    policy = served.model if serving is None else serving.policy
+    found = _VERSION.fullmatch(policy)
+    return (found["name"], int(found["version"])) if found else (policy, 0)
+
+
+def _times(draft: Draft, factor: float) -> Draft:
+    if factor == 1:
+        return draft
+    example = draft.example
+    return replace(draft, example=example.model_copy(update={"weight": example.weight * factor}))
