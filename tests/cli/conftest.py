@@ -251,7 +251,7 @@ class FakeWorkspace:
         self.closed += 1
 
     def import_feedback(
-        self, path: Path, progress: Any = None, *, format: str | None = None, mapping: Any = None
+        self, path: Path, progress: Any = None, *, format: str | None = None, mapping: Any = None, processes: int = 0
     ) -> ImportReport:
         self.remember("import", path.name, *([format] if format else []), *sorted((mapping or {}).items()))
         progress(4, 4)
