@@ -30,6 +30,7 @@ from incremental_llm.errors import InputError, NothingToTrainError
 from incremental_llm.evaluation import Suite, all_passages
 from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import PolicyChange, UnknownEvent, references
+from incremental_llm.feedback.pseudonyms import is_tombstone
 from incremental_llm.gate import suites_by_role
 from incremental_llm.gate.feasible import check_suites
 from incremental_llm.registry import Attempt, Registry, Snapshot, consumed, has_new_feedback, increments_in
@@ -83,7 +84,7 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
     head = registry.head()
     quarantined = registry.quarantined()
     until = batch_end(store, config) if until is None else until
-    since = tuple(store.read(after=head.cursor, until=until))
+    since = tuple(stored for stored in store.read(after=head.cursor, until=until) if not is_tombstone(stored.event))
     events = tuple(stored for stored in since if stored.seq not in quarantined)
     if not events:
         found = f"all {len(since)} events since are quarantined, see `illm registry quarantine`" if since else ""
@@ -99,6 +100,18 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
             f"the last attempt on these {len(events)} events was rejected, and no feedback has come since. A batch is "
             "tried once more, together with new feedback, whatever the recipe: import some, then run again."
         )
+    return pending_from(registry, store, config, head, events, until)
+
+
+def pending_from(
+    registry: Registry,
+    store: FeedbackStore,
+    config: RunConfig,
+    head: Snapshot,
+    events: tuple[StoredEvent, ...],
+    until: int,
+) -> Pending:
+    """What an increment on the version `head` starts from, with these events, the last of them at most at `until`."""
     own = {stored.event.id for stored in events}
     missing = {name for stored in events for name in references(stored.event)} - own
     stored = _stored_buffer(registry, head)
@@ -110,7 +123,7 @@ def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, un
         below=head.stack,
         events=events,
         context=context,
-        changes=changes_in_effect(registry, store, config),
+        changes=policy_changes(store, head.cursor, config, left_out(registry)),
         buffer=stored.under(config.replay, config.training.seed, Facts(replayed)),
         accepted=accepted_corrections(registry, head),
         until=until,
@@ -129,6 +142,8 @@ def young_among(
     events: Sequence[StoredEvent], context: Mapping[str, StoredEvent], store: FeedbackStore, config: RunConfig
 ) -> frozenset[str]:
     """The people of a batch whose accounts are young by its end, as the store's own clock tells."""
+    if not events:
+        return frozenset()
     everything = (stored.event for stored in (*events, *context.values()))
     said = [getattr(event, role, None) for event in everything for role in ("user", "reviewer")]
     age = timedelta(days=config.compile.trust.in_effect.young_days)

@@ -38,11 +38,11 @@ from incremental_llm.pending import (
     still_true,
     unknown_names,
 )
-from incremental_llm.registry import EventUse, Registry, attempt_key, event_uses
+from incremental_llm.registry import PRODUCTION, EventUse, Registry, attempt_key, event_uses
 from incremental_llm.rehearsal import Production, Tonight, known, rehearse, topicless
 from incremental_llm.replay import Facts, Mixture, ReplayBuffer, mix
 from incremental_llm.retrain import renewed
-from incremental_llm.runs import Clock, next_run
+from incremental_llm.runs import Clock, Reader, next_run
 from incremental_llm.unsettled import left_to_people
 
 Progress = Callable[[str, int, int, float | None], None]
@@ -117,10 +117,12 @@ def judge_increment(
     workspace: Path,
     train: Callable[..., Any],
     progress: Progress,
+    read: Reader | None = None,
 ) -> Judged:
     """One increment from pending feedback to a verdict that is not committed; called on the first process only.
 
-    `train` is `training.train_increment`, or a caller's wrapper around it that lets other processes take part.
+    `train` is `training.train_increment`, or a caller's wrapper around it that lets other processes take part. `read`
+    is as for `next_run`.
 
     Raises:
         NothingToTrainError: nothing to train; nothing is recorded.
@@ -130,7 +132,7 @@ def judge_increment(
     for suite in suites:
         registry.record_suite(suite.name, suite.version, suite.contract)
     asked = all_questions(config.suites.folder)
-    run = next_run(workspace, registry, store, config, suites, asked)
+    run = next_run(workspace, registry, store, config, suites, asked, read)
     todo, folder = run.todo, run.folder
     superseded = check_roles(registry, config, suites, todo)
     clock = Clock(folder / "seconds.json")
@@ -235,11 +237,13 @@ def _verdict(
     )
 
 
-def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> RunOutcome:
+def commit_increment(registry: Registry, judged: Judged, config: RunConfig, line: str = PRODUCTION) -> RunOutcome:
     """Publish the objects, then one transaction: a new version, or a recorded attempt.
 
+    `line` is the ref that the increment goes on from.
+
     Raises:
-        PreconditionFailed: production has moved since the increment was judged; nothing was committed.
+        PreconditionFailed: the line has moved since the increment was judged; nothing was committed.
     """
     todo, folder, seed = judged.todo, judged.folder, config.training.seed
     digests: dict[str, Any] = {
@@ -284,6 +288,7 @@ def commit_increment(registry: Registry, judged: Judged, config: RunConfig) -> R
         note=f"{'retrained: ' * (config.process == 'retrain')}{len(judged.dataset.examples)} examples from "
         f"{len(todo.events)} events",
         uses=uses,
+        line=line,
         **digests,
     )
     return RunOutcome(**vars(judged), decision="promoted", version=snapshot.version, attempt=None)

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from incremental_llm.config import RunConfig
 from incremental_llm.dataset import Example
 from incremental_llm.errors import NothingToTrainError
-from incremental_llm.feedback import FeedbackStore
+from incremental_llm.feedback import FeedbackStore, StoredEvent
 from incremental_llm.feedback.events import UnknownEvent, references
+from incremental_llm.feedback.pseudonyms import is_tombstone
 from incremental_llm.pending import Pending, accepted_corrections, batch_end, check_same_log, left_out, young_among
-from incremental_llm.registry import Registry, consumed, increments_in
+from incremental_llm.registry import Registry, Snapshot, consumed, increments_in
 from incremental_llm.replay import Facts, ReplayBuffer, ReplaySettings
 
 
@@ -34,7 +35,8 @@ def read_all(registry: Registry, store: FeedbackStore, config: RunConfig, until:
     check_same_log(registry, store, attempts)
     head, out = registry.head(), left_out(registry)
     until = batch_end(store, config) if until is None else until
-    events = tuple(stored for stored in store.read(after=0, until=until) if stored.seq not in out)
+    log = (stored for stored in store.read(after=0, until=until) if not is_tombstone(stored.event))
+    events = tuple(stored for stored in log if stored.seq not in out)
     adapters = len(head.stack.adapters)
     if not any(stored.seq > head.cursor for stored in events) and adapters < 2:
         raise NothingToTrainError(
@@ -48,6 +50,18 @@ def read_all(registry: Registry, store: FeedbackStore, config: RunConfig, until:
             f"training on all {len(events)} events was rejected against production v{head.version}, and no feedback "
             "has come since. It is tried again with new feedback, whatever the recipe: import some, then run again."
         )
+    return retraining_from(registry, store, config, head, events, until)
+
+
+def retraining_from(
+    registry: Registry,
+    store: FeedbackStore,
+    config: RunConfig,
+    head: Snapshot,
+    events: tuple[StoredEvent, ...],
+    until: int,
+) -> Pending:
+    """What a retraining in the place of the version `head` starts from, with these events up to `until`."""
     own = {stored.event.id for stored in events}
     missing = {name for stored in events for name in references(stored.event)} - own
     context = store.get(sorted(missing))
@@ -60,7 +74,7 @@ def read_all(registry: Registry, store: FeedbackStore, config: RunConfig, until:
         buffer=ReplayBuffer().under(config.replay, config.training.seed, Facts({})),
         accepted=accepted_corrections(registry, head),
         until=until,
-        young=young_among(events, context, store, config) if events else frozenset(),
+        young=young_among(events, context, store, config),
     )
 
 

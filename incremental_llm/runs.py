@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from incremental_llm.replay import anchor_prompts
 from incremental_llm.retrain import read_all
 
 BATCH = "batch.json"
+
+Reader = Callable[[Registry, FeedbackStore, RunConfig, int | None], Pending]
+"""What an increment starts from, with the events up to a place in the log; None: with all there are."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,17 @@ def next_run(
     config: RunConfig,
     suites: Sequence[Suite],
     questions: Sequence[str],
+    read: Reader | None = None,
 ) -> Run:
     """The next increment, in its folder of the workspace; writes nothing. `questions` are what may not be trained on.
+
+    `read` reads what it starts from; by default production and what is pending, as the recipe's process has it.
 
     Raises:
         NothingToTrainError: there is no batch, or it has made a version already.
     """
-    read = read_all if config.process == "retrain" else read_pending
-    todo, runs = read(registry, store, config), workspace / "runs"
+    read = read or (read_all if config.process == "retrain" else read_pending)
+    todo, runs = read(registry, store, config, None), workspace / "runs"
     anchor = config.training.anchor
     everyday = anchor_prompts(Path(anchor.prompts) if anchor.prompts else None) if anchor.weight else ()
     contracts = [[suite.name, suite.contract] for suite in suites]
@@ -90,7 +96,7 @@ def next_run(
         name = f"v{todo.head.version + 1}-{json_digest([setting, _seqs(todo)])[:12]}"
         return Run(todo, runs / name, setting, everyday)
     folder, until = begun
-    whole = read(registry, store, config, until=until)
+    whole = read(registry, store, config, until)
     waiting = len(todo.events) - len(whole.events)
     newer = f"; {waiting} newer ones wait for the next run" if waiting else ""
     continued = f"continuing an interrupted run with its {len(whole.events)} events{newer}"

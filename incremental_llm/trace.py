@@ -5,36 +5,35 @@
     trace_increment(registry, 3)           the events of version 3 and what became of each
     trace_example(registry, "1f0c...")     the events that an example was made from, and the versions that made it
 
-All comes from indices of the two databases, but for examples: these are looked up in the datasets of the versions.
+All comes from indices of the two databases, and of what an index leads to only as much as is shown is read.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from incremental_llm.dataset.examples import parse_example
 from incremental_llm.errors import InputError
 from incremental_llm.feedback import FeedbackStore, event_to_dict
 from incremental_llm.feedback.store import EventPlace
-from incremental_llm.registry import AdapterSighting, Registry, Sighting, Snapshot, versions_holding
+from incremental_llm.registry import AdapterSighting, ExampleSighting, Registry, Sighting, versions_holding
 from incremental_llm.registry.lineage import SAW
 
-_EXAMPLES = ("sft", "pairs", "unpaired")
 _SHORTEST_ID = 8  # hex digits of an example's id
 
 
 @dataclass(frozen=True)
 class EventTrace:
-    """`about` are the events that name this one; `held_by` are the versions whose stack was trained on it."""
+    """`about` are the events that name this one; `examples` were made from it, and `held_by` are the versions whose
+    stack was trained on it."""
 
     seq: int | None
     event: dict[str, Any]
     about: tuple[EventPlace, ...]
     sightings: tuple[Sighting, ...]
+    examples: tuple[ExampleSighting, ...]
     held_by: tuple[int, ...]
 
 
@@ -69,17 +68,16 @@ class ExampleTrace:
 
 def trace_event(registry: Registry, store: FeedbackStore, name: str) -> EventTrace:
     """Raises InputError where neither the log nor an increment knows the event."""
-    stored = store.get([name]).get(name)
-    waiting = next((event for event in store.waiting() if event.id == name), None) if stored is None else None
+    seq, event = store.find(name) or (None, None)
     sightings = registry.sightings(name)
-    if stored is None and waiting is None and not sightings:
+    if event is None and not sightings:
         raise InputError(f"trace: expected the id of an event in the log, found none called {name!r}.")
-    event = stored.event if stored else waiting
     return EventTrace(
-        seq=stored.seq if stored else None,
+        seq=seq,
         event=event_to_dict(event) if event else {},
         about=store.about(name),
         sightings=sightings,
+        examples=registry.examples_from(name),
         held_by=_holding(registry, {s.adapter for s in sightings if s.outcome in SAW}),
     )
 
@@ -114,33 +112,15 @@ def trace_example(registry: Registry, name: str) -> ExampleTrace:
     Raises:
         InputError: no version made such an example, or several begin so.
     """
-    if len(name) < _SHORTEST_ID:
+    if len(name) < _SHORTEST_ID or not re.fullmatch(r"[0-9a-f]+", name):
         raise InputError(f"trace: expected at least {_SHORTEST_ID} digits of an example's id, found {name!r}.")
-    made: dict[str, dict[int, dict[str, Any]]] = {}
-    for snapshot in registry.list():
-        for row in _examples(registry, snapshot):
-            example = parse_example(row)
-            if example.id.startswith(name):
-                made.setdefault(example.id, {})[snapshot.version] = row
-    if len(made) != 1:
-        found = "none" if not made else f"{len(made)}: {', '.join(sorted(made))}"
+    places = registry.find_examples(name)
+    ids = sorted({place.example for place in places})
+    if len(ids) != 1:
+        found = "none" if not ids else f"several, such as {' and '.join(ids)}"
         raise InputError(f"trace: expected one example whose id begins with {name!r}, found {found}.")
-    ((full, versions),) = made.items()
-    return ExampleTrace(full, versions)
-
-
-def _examples(registry: Registry, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-    if snapshot.dataset is None or snapshot.kind != "increment":
-        return
-    for name in _EXAMPLES:
-        file = registry.object_path(snapshot.dataset) / f"{name}.jsonl"
-        for line in file.read_text(encoding="utf-8", errors="surrogatepass").split("\n"):
-            if line:
-                yield json.loads(line)
+    return ExampleTrace(ids[0], {place.version: registry.read_example(place) for place in places})
 
 
 def _holding(registry: Registry, adapters: set[str | None]) -> tuple[int, ...]:
-    snapshots = registry.list()
-    recipes = {s.recipe: registry.get_json(s.recipe) for s in snapshots if s.recipe is not None}
-    retrained = [s.version for s in snapshots if s.recipe and recipes[s.recipe].get("process") == "retrain"]
-    return versions_holding(snapshots, {adapter for adapter in adapters if adapter}, retrained)
+    return versions_holding(registry.list(), {adapter for adapter in adapters if adapter}, registry.retrained())

@@ -48,6 +48,7 @@ from incremental_llm.runs import Run, next_run
 from incremental_llm.training.settings import PatchSettings
 
 if TYPE_CHECKING:
+    from incremental_llm.erase import ErasurePlan, ErasureReport, RebuildReport
     from incremental_llm.evaluation.measure import Measurement
     from incremental_llm.handoff import ExportReport
     from incremental_llm.online_run import OnlineRun
@@ -380,6 +381,45 @@ class Workspace:
         events = self.store.get({name for pair in made.pairs for name in pair.sources}).values()
         proposals = low_margin(margins, events, at_most)
         return review_queue(self.store, self.config).add(proposals)
+
+    # erasing a person
+
+    def plan_erasure(self, person: str, also: Collection[str] = ()) -> ErasurePlan:
+        """What `erase` would do; nothing is changed. Raises InputError as `erase` does."""
+        from incremental_llm.erase import plan_erasure
+
+        return plan_erasure(self.registry, self.store, self.config, person, also)
+
+    def erase(self, person: str, also: Collection[str] = (), *, progress: Progress = silent) -> ErasureReport:
+        """Erase a user or reviewer from everything in the workspace; interrupted, the same call goes on.
+
+        Production keeps its weights until `rebuild` has made others. `also` are other strings that mark what is his
+        where no index leads to it, such as an e-mail address in a message that became no event.
+
+        Raises:
+            InputError: nobody of this name, or policy changes of his that nobody else has made.
+            WorkspaceBusyError: a run holds the workspace.
+        """
+        from incremental_llm.erase import erase_person
+
+        with exclusive(self.config.workspace):
+            return erase_person(self.registry, self.store, self.config, person, also, progress)
+
+    def rebuild(self, progress: Progress = silent, train: Callable[..., Any] | None = None) -> RebuildReport:
+        """Make the nights that read an erased person again without him, gates included, and remove his weights.
+
+        Raises:
+            InputError: no erasure waits for it, or one has not ended.
+            WorkspaceBusyError: a run holds the workspace.
+        """
+        from incremental_llm.erase import Rebuilding
+
+        if train is None:
+            from incremental_llm.training.increment import train_increment
+
+            train = train_increment
+        with exclusive(self.config.workspace):
+            return Rebuilding(self.registry, self.store, self.config, self.base, train, progress).run()
 
     # adapter management
 

@@ -55,9 +55,14 @@ def adapter_paths(stack: Stack, objects: Path) -> tuple[Path, ...]:
     """Folders of the stack's adapters below an object folder, oldest first; each is read and compared with its digest.
 
     Raises:
-        IntegrityError: one is missing or damaged: a flipped bit in safetensors loads without a word.
+        IntegrityError: one is missing or damaged: a flipped bit in safetensors loads without a word; or it was erased.
     """
     for digest in stack.adapters:
+        if (objects / f"{digest}.erased.json").is_file():
+            raise IntegrityError(
+                f"adapter {digest[:12]}: expected its weights, found that they were erased with a person they had been "
+                "trained on. Use a later version, or one from before: illm registry list."
+            )
         if (found := verify_folder(objects / digest)) != digest:
             raise IntegrityError(
                 f"{objects / digest}: expected the adapter of this digest, found {found[:12]}. Restore it from a copy."

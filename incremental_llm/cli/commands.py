@@ -11,6 +11,7 @@ from incremental_llm.cli import (
     chat,
     dataset,
     doctor,
+    erase,
     evaluate,
     export,
     feedback,
@@ -25,7 +26,7 @@ from incremental_llm.cli import (
 from incremental_llm.cli.errors import ErrorBoundary
 
 _ORDER = (
-    *("init", "feedback", "serve-ingest", "api-key", "dataset", "review", "run", "nightly", "patch"),
+    *("init", "feedback", "serve-ingest", "api-key", "dataset", "review", "run", "nightly", "patch", "rebuild"),
     *("evaluate", "registry", "export", "report", "chat", "doctor"),
 )
 
@@ -78,6 +79,7 @@ app.add_typer(review.app, name="review")
 app.command("run")(run.run)
 app.command("nightly")(run.nightly)
 app.command("patch")(patch.patch)
+app.command("rebuild")(erase.rebuild)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(registry.app, name="registry")
 app.command("export")(export.export)

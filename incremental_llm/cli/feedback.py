@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incremental_llm.cli import represent, stream, trace
+from incremental_llm.cli import erase, represent, stream, trace
 from incremental_llm.cli.console import next_steps, plain, progress_reporter, result, table, write
 from incremental_llm.cli.options import ConfigOption, JsonOption, SetOption, opened
 from incremental_llm.errors import InputError
@@ -21,6 +21,7 @@ app = typer.Typer(help="Take logs in, see what has come in.", no_args_is_help=Tr
 app.command("consume")(stream.consume)
 app.command("parked")(stream.parked)
 app.command("trace")(trace.trace)
+app.command("erase")(erase.erase)
 app.command("represent")(represent.represent)
 app.command("held-out")(represent.held_out)
 

@@ -141,13 +141,16 @@ def verify(config: ConfigOption = None, overrides: SetOption = None, as_json: Js
     with opened(config, overrides) as workspace:
         problems = workspace.registry.verify()
         versions = len(workspace.registry.list()) if not problems else None
+        erased = workspace.registry.erased_parts() if not problems else {}
     if as_json:
-        result({"problems": problems})
+        result({"problems": problems, "erased": erased})
     elif problems:
         for problem in problems:
             write(f"problem: {problem}")
         next_steps("restore what is damaged from a copy, then: illm registry verify")
     else:
+        for version, said in erased.items():
+            write(f"version {version}: {said}")
         write(f"all is well: {versions} version(s), every object as its digest says")
         next_steps("illm registry list")
     if problems:

@@ -57,6 +57,8 @@ def _event(name: str, found: EventTrace) -> None:
         write(f"  {key}: {_short(value)}")
     _rows("events about it", [{"event": one.id, "type": one.type} for one in found.about])
     _rows("in increments and attempts", [_sighting(one) for one in found.sightings])
+    made = [{"example": one.example[:12], "kind": one.kind, "version": one.version} for one in found.examples]
+    _rows("examples made from it", made)
     _held(found.held_by)
     next_steps(*(f"illm feedback trace increment {version}" for version in found.held_by[:1]))
 

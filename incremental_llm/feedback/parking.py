@@ -45,17 +45,20 @@ class ParkedMessage:
     digest: str
 
     @classmethod
-    def of(cls, message: Message, reason: str) -> ParkedMessage:
-        """A message as Kafka delivered it, and what is wrong with it."""
+    def of(cls, message: Message, reason: str, *, kept: bool = True) -> ParkedMessage:
+        """A message as Kafka delivered it, and what is wrong with it.
+
+        Of one that is not `kept` there is only where it stood.
+        """
         kind, time = message.timestamp()
-        value = message.value()
+        value = message.value() if kept else None
         whole = value or b""
         return cls(
             str(message.topic()),
             *place_of(message),
             time_ms=time if kind else None,
             reason=reason,
-            key=message.key(),
+            key=message.key() if kept else None,
             value=None if value is None else value[:KEPT_BYTES],
             size=len(whole),
             digest=hashlib.sha256(whole).hexdigest(),
@@ -89,7 +92,7 @@ class Batch:
 
     def save(self, connection: sa.Connection, refused: Sequence[Refused]) -> None:
         """Write what the database keeps beside the events; those that it refused are parked too."""
-        unlike = [ParkedMessage.of(self.sources[one.position], one.reason) for one in refused]
+        unlike = [ParkedMessage.of(self.sources[one.position], one.reason, kept=not one.erased) for one in refused]
         _save(connection, self.settings.topic, self.settings.group, self.next, [*self.parked, *unlike])
 
     def _event(self, value: bytes | None) -> Event:

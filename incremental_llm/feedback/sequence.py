@@ -11,9 +11,12 @@ import sqlalchemy as sa
 
 from incremental_llm.feedback import tables
 from incremental_llm.feedback.encode import Encoded
+from incremental_llm.feedback.pseudonyms import Pseudonyms, read_pseudonyms
 
 CHUNK = 500
 """Ids in one IN clause and rows in one insert: older SQLite builds allow 999 parameters."""
+
+_ERASED_AGAIN = "it was erased with the person it was from, or is about what was: expected it not to come again"
 
 # Built once: for a small append, building a statement costs more than running it.
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
@@ -29,11 +32,15 @@ _SET_COUNTER = (
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An event that was not stored: `position` is its index in what was appended."""
+    """An event that was not stored: `position` is its index in what was appended.
+
+    One that is `erased`, or is about what is, must be kept nowhere else either.
+    """
 
     id: str
     reason: str
     position: int
+    erased: bool = False
 
 
 class Appending:
@@ -45,15 +52,20 @@ class Appending:
         self.added = self.position = 0
         self.repeated: list[int] = []
         self.refused: list[Refused] = []
+        self.pseudonyms = read_pseudonyms(connection)
 
     def add(self, events: Sequence[Encoded]) -> None:
         """Store one chunk: a number for what is complete and what it completes, a place in the queue for the rest."""
         stored = _digests(self.connection, [event.id for event in events])
         known = _known_interactions(self.connection, {name for event in events for name in event.needs})
         queue = _Queue(self.connection, [event.id for event in events if event.type == "interaction"])
+        gone = _erased(self.connection, events, self.pseudonyms)
         fresh: dict[str, tuple[Encoded, int]] = {}
         numbers: dict[str, int] = {}
         for position, event in enumerate(events, self.position):
+            if event.id in gone:
+                self.refused.append(Refused(event.id, _ERASED_AGAIN, position, erased=True))
+                continue
             if event.id in stored:
                 self._repeated(event.id, position, same=stored[event.id] == event.digest)
                 continue
@@ -167,6 +179,15 @@ def _digests(connection: sa.Connection, ids: Iterable[str]) -> dict[str, str]:
     for names in chunks(ids):
         found |= {row.id: row.digest for row in connection.execute(_DIGESTS, {"ids": names})}
     return found
+
+
+def _erased(connection: sa.Connection, events: Iterable[Encoded], pseudonyms: Pseudonyms | None) -> set[str]:
+    """Ids of the events that were erased from the store, or are about an interaction that was."""
+    if pseudonyms is None:
+        return set()
+    named = {event.id: {pseudonyms.of(name) for name in (event.id, *event.needs)} for event in events}
+    stones = _digests(connection, {name for names in named.values() for name in names}).keys()
+    return {name for name, names in named.items() if not stones.isdisjoint(names)}
 
 
 def _known_interactions(connection: sa.Connection, ids: Iterable[str]) -> set[str]:

@@ -203,6 +203,14 @@ class FeedbackStore:
                 found |= {row.id: StoredEvent(row.seq, _load(row.type, row.body)) for row in rows}
         return found
 
+    def find(self, name: str) -> tuple[int | None, Event] | None:
+        """An event of this id and its place, None while it waits; None where there is no such event."""
+        columns = (tables.events.c.seq, tables.events.c.type, tables.events.c.body)
+        wanted = sa.select(*columns).where(tables.events.c.id == name)
+        with self._engine.connect() as connection:
+            row = connection.execute(wanted).first()
+        return None if row is None else (row.seq, _load(row.type, row.body))
+
     def by_person(self, person: str) -> tuple[EventPlace, ...]:
         """Everything that a user or reviewer said or asked, waiting events included, in order of arrival."""
         return self._linked("person", person)

@@ -86,6 +86,12 @@ marks = sa.Table(
     sa.Column("lines", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
 )
+erasure_keys = sa.Table(
+    "feedback_erasure_keys",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("key", sa.String(64), nullable=False),  # 32 bytes in hex: what erased names are hashed with
+)
 refused_lines = sa.Table(
     "feedback_refused_lines",
     metadata,
@@ -172,18 +178,24 @@ Link = tuple[str, str]
 """Kind (person or event) and target of a row of `links`."""
 
 
-def links_of(body: Mapping[str, Any]) -> tuple[Link, ...]:
-    """Whom and what an event names, by its JSON; what could be no id is no target."""
+def links_of(body: Mapping[str, Any], *, every: bool = False) -> tuple[Link, ...]:
+    """Whom and what an event names, by its JSON; what could be no id is no target, unless `every` text is one."""
     people = [body.get(key) for key in ("user", "reviewer")]
     named = [body.get(key) for key in ("interaction", "chosen", "rejected", "followup")]
     for key in ("supersedes", "replies"):
         if isinstance(body.get(key), list):
             named += body[key]
-    found = [("person", target) for target in dict.fromkeys(filter(_is_id, people))]
-    return (*found, *(("event", target) for target in dict.fromkeys(filter(_is_id, named))))
+    counts = _is_text if every else is_id
+    found = [("person", target) for target in dict.fromkeys(filter(counts, people))]
+    return (*found, *(("event", target) for target in dict.fromkeys(filter(counts, named))))
 
 
-def _is_id(value: Any) -> TypeGuard[str]:
+def _is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str)
+
+
+def is_id(value: Any) -> TypeGuard[str]:
+    """Whether a value can be the target of a link."""
     return isinstance(value, str) and 0 < len(value) <= _LONGEST_ID and value.isprintable()
 
 

@@ -7,6 +7,8 @@
     promote, rollback                   move production; a rollback is a new version and quarantines what it undid
     head, get, list, refs, history      read
     adapters_that_saw, sightings        who and what is in which adapter
+    find_examples, examples_from        examples by id and by event
+    erasing, erasures, erased_parts     erasing a person, who was, and what of which version is gone
     verify                              every promise checked, problems in words
 
     >>> import tempfile
@@ -54,9 +56,12 @@ database's write lock. "Failed" (`CommitError`, nothing changed) is another erro
 from __future__ import annotations
 
 from incremental_llm.registry.attempts import Attempt, Quarantined, attempt_key, has_new_feedback, to_quarantine
+from incremental_llm.registry.erasure import Erasing, Erasure, Seen
+from incremental_llm.registry.examples import ExampleSighting
 from incremental_llm.registry.lineage import (
     AdapterSighting,
     Sighting,
+    adapters_holding,
     consumed,
     event_uses,
     given_back,
@@ -74,14 +79,19 @@ __all__ = [
     "PRODUCTION",
     "AdapterSighting",
     "Attempt",
+    "Erasing",
+    "Erasure",
     "EventUse",
+    "ExampleSighting",
     "Problem",
     "Quarantined",
     "RefMove",
     "Registry",
+    "Seen",
     "Sighting",
     "Snapshot",
     "SnapshotDiff",
+    "adapters_holding",
     "attempt_key",
     "consumed",
     "diff",

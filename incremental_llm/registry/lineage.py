@@ -104,13 +104,22 @@ def versions_holding(
     `snapshots` are all versions, dense from 0: an adapter that goes on, or that several became, holds what they held.
     One of the `retrained` versions does not: it was trained from the base, and holds what it has itself recorded.
     """
-    listed, holding = list(snapshots), set(adapters)
-    for snapshot in listed:
+    listed = list(snapshots)
+    holding = adapters_holding(listed, adapters, retrained)
+    return tuple(s.version for s in listed if not holding.isdisjoint(s.stack.adapters))
+
+
+def adapters_holding(
+    snapshots: Sequence[Snapshot], adapters: Collection[str], retrained: Collection[int] = ()
+) -> frozenset[str]:
+    """These adapters, and those that took the place of any of them; see `versions_holding`."""
+    holding = set(adapters)
+    for snapshot in snapshots:
         if snapshot.kind == "increment" and snapshot.parent is not None and snapshot.version not in retrained:
-            replaced = set(listed[snapshot.parent].stack.adapters) - set(snapshot.stack.adapters)
+            replaced = set(snapshots[snapshot.parent].stack.adapters) - set(snapshot.stack.adapters)
             if not holding.isdisjoint(replaced):
                 holding.add(snapshot.stack.adapters[-1])
-    return tuple(s.version for s in listed if not holding.isdisjoint(s.stack.adapters))
+    return frozenset(holding)
 
 
 def increments_in(snapshots: Sequence[Snapshot], version: int) -> tuple[int, ...]:

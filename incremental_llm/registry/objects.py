@@ -2,6 +2,9 @@
 
 A folder's digest is the one of its manifest; a JSON value's digest is its `json_digest`, which is also what `sha256sum`
 says of the file. An object is flushed to the disk and verified before anything can refer to it.
+
+An object that was erased has left a tombstone, `<digest>.erased.json`, which names the object that stands in its place,
+if any does. Readers of the old digest get that one, so a version goes on with what is left of it.
 """
 
 from __future__ import annotations
@@ -10,13 +13,15 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from incremental_llm.artifacts import (
     MANIFEST,
     file_digest,
+    flush,
     folder_digest,
     is_complete,
     staged_folder,
@@ -37,6 +42,14 @@ def no_failpoint(name: str) -> None:
     """The failpoint of real life."""
 
 
+@dataclass(frozen=True)
+class Tombstone:
+    """What an erased object has left: the erasure, and the digest of the object in its place; None where none is."""
+
+    erasure: str
+    successor: str | None
+
+
 class ObjectStore:
     """A folder of objects; putting the same content twice stores it once."""
 
@@ -55,6 +68,7 @@ class ObjectStore:
         files = _plain_files(folder)
         digest = verify_folder(folder) if is_complete(folder) else folder_digest(folder)
         target = self.root / digest
+        self._refuse_erased(digest)
         if digest in self:
             self.verify(digest)
             return digest
@@ -75,6 +89,7 @@ class ObjectStore:
     def put_json(self, value: Any) -> str:
         """Store a JSON value and return its `json_digest`; NaN raises ValueError."""
         digest = json_digest(value)
+        self._refuse_erased(digest)
         if digest in self:
             self.verify(digest)
             return digest
@@ -90,17 +105,18 @@ class ObjectStore:
             IntegrityError: it is absent or damaged.
         """
         self.verify(digest)
-        if not self._file(digest).is_file():
+        path = self.path(digest)
+        if not path.is_file():
             raise IntegrityError(f"object {digest[:12]}: expected a JSON value, found a folder: use its path")
-        return json.loads(self._file(digest).read_bytes().decode("utf-8", "surrogatepass"))
+        return json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
 
     def path(self, digest: str) -> Path:
-        """Where an object lies; its contents are not read (`verify` does).
+        """Where an object lies, or the one in its place; its contents are not read (`verify` does).
 
         Raises:
-            IntegrityError: it is absent.
+            IntegrityError: it is absent, or was erased with nothing in its place.
         """
-        _check_digest(digest)
+        digest = self.standing(digest)
         if is_complete(self.root / digest):
             return self.root / digest
         if self._file(digest).is_file():
@@ -115,13 +131,74 @@ class ObjectStore:
         Raises:
             IntegrityError: absent, damaged, or another object under this name.
         """
-        path = self.path(digest)
+        path, digest = self.path(digest), self.standing(digest)
         found = verify_folder(path) if path.is_dir() else file_digest(path)
         if found != digest:
             raise IntegrityError(
                 f"{path}: expected digest {digest[:12]}, found {found[:12]}. "
                 "It was changed or damaged after it was written: restore it from a copy."
             )
+
+    def standing(self, digest: str) -> str:
+        """The digest of the object that readers of `digest` get: itself, unless it was erased.
+
+        Raises:
+            IntegrityError: nothing stands in its place.
+        """
+        at = digest
+        while (stone := self.tombstone(at)) is not None:
+            if stone.successor is None:
+                raise IntegrityError(
+                    f"object {digest[:12]}: expected it in {self.root}, found that it was erased with a person "
+                    f"(erasure {stone.erasure}). What needs it cannot be restored: illm registry verify lists that."
+                )
+            at = stone.successor
+        return at
+
+    def tombstone(self, digest: str) -> Tombstone | None:
+        """What an erased object has left; None for an object that was never erased."""
+        _check_digest(digest)
+        try:
+            return Tombstone(**json.loads(self._stone(digest).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise IntegrityError(
+                f"{self._stone(digest)}: expected a tombstone, found another file ({error})"
+            ) from error
+
+    def entomb(self, digest: str, stone: Tombstone) -> None:
+        """Replace an object by its tombstone; the second time nothing happens."""
+        write_atomic(self._stone(digest), canonical_json({"erasure": stone.erasure, "successor": stone.successor}))
+        self._failpoint("tombstone written")
+        self._file(digest).unlink(missing_ok=True)
+        if (self.root / digest).is_dir():
+            shutil.rmtree(self.root / digest)
+        flush(self.root)
+        self._failpoint("object erased")
+
+    def discard(self, digest: str) -> None:
+        """Remove an object that nothing refers to."""
+        self._file(digest).unlink(missing_ok=True)
+        shutil.rmtree(self.root / digest, ignore_errors=True)
+        flush(self.root)
+
+    def held(self) -> Iterator[str]:
+        """Digests of all objects that lie here whole."""
+        for path in sorted(self.root.iterdir()):
+            name = path.name.removesuffix(".json")
+            if re.fullmatch(r"[0-9a-f]{64}", name) and (path.is_file() or is_complete(path)):
+                yield name
+
+    def _refuse_erased(self, digest: str) -> None:
+        if (stone := self.tombstone(digest)) is not None:
+            raise IntegrityError(
+                f"object {digest[:12]}: it was erased with a person (erasure {stone.erasure}), and comes again. "
+                "Expected what is made from feedback to be made without it: make it from the log as it is now."
+            )
+
+    def _stone(self, digest: str) -> Path:
+        return self.root / f"{digest}.erased.json"
 
     def __contains__(self, digest: str) -> bool:
         with contextlib.suppress(IntegrityError):

@@ -22,6 +22,7 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    update,
 )
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import NullPool
@@ -29,8 +30,9 @@ from sqlalchemy.pool import NullPool
 from incremental_llm.artifacts import switch_to_wal
 from incremental_llm.errors import IncrementalError, IntegrityError
 
-FORMAT = "1"
-"""Version of the tables; a registry of another format is refused, not guessed at."""
+FORMAT = "2"
+"""Version of the tables; 1 had neither examples nor erasures, and is brought to this one when it is opened. A registry
+of any other format is refused, not guessed at."""
 BUSY_SECONDS = 30.0
 """How long a commit waits for another one to finish."""
 
@@ -106,6 +108,41 @@ event_uses = Table(
     Index("event_uses_by_event", "event"),
 )
 
+examples = Table(
+    "examples",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("example", String(64), primary_key=True),
+    Column("kind", String(8), nullable=False),
+    Column("offset", Integer, nullable=False),  # of its line, in bytes, in the file of its kind in the dataset
+    Index("examples_by_id", "example"),
+)
+
+example_sources = Table(
+    "example_sources",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("example", String(64), primary_key=True),
+    Column("event", Text, primary_key=True),
+    Index("example_sources_by_event", "event"),
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("body", Text, nullable=False),
+)
+
+erased_objects = Table(
+    "erased_objects",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("successor", String(64)),
+    Column("erasure", String(32), nullable=False),
+)
+
 
 def engine_for(url: str | URL) -> Engine:
     """An engine that keeps no connection open between uses.
@@ -129,6 +166,17 @@ def create(connection: Connection) -> None:
     """Make the tables."""
     metadata.create_all(connection)
     connection.execute(insert(facts).values(key="format", value=FORMAT))
+
+
+def format_of(connection: Connection) -> str:
+    """The format of a registry that exists."""
+    return str(connection.execute(select(facts.c.value).where(facts.c.key == "format")).scalar_one())
+
+
+def add_tables(connection: Connection) -> None:
+    """Make what format 1 had not, and say that it is this one now."""
+    metadata.create_all(connection)
+    connection.execute(update(facts).where(facts.c.key == "format").values(value=FORMAT))
 
 
 def lock(connection: Connection) -> str:

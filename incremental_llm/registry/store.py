@@ -14,8 +14,17 @@ from sqlalchemy import URL, Connection, select
 from incremental_llm.adapters.stack import BaseRef, Stack
 from incremental_llm.artifacts import flush
 from incremental_llm.errors import BaseModelError, InputError, IntegrityError, PreconditionFailed
-from incremental_llm.registry import lineage, schema
+from incremental_llm.registry import examples, lineage, schema
 from incremental_llm.registry.attempts import Attempt, Quarantined, attempt_key, to_quarantine
+from incremental_llm.registry.erasure import (
+    Erasing,
+    Erasure,
+    erased_objects,
+    erased_parts,
+    read_erasures,
+    refuse_erased,
+)
+from incremental_llm.registry.examples import ExampleSighting
 from incremental_llm.registry.objects import Failpoint, ObjectStore, no_failpoint
 from incremental_llm.registry.queries import (
     RefMove,
@@ -115,7 +124,12 @@ class Registry:
             raise InputError(f"{root}: expected a registry, found none: make one with `illm init` or Registry.create")
         registry = cls(root, url, failpoint=failpoint)
         with registry._read() as connection:
-            first = read_snapshot(connection, 0) if schema.exists(connection) else None
+            there = schema.exists(connection)
+            old = there and schema.format_of(connection) == "1"
+        if old:
+            registry._upgrade()
+        with registry._read() as connection:
+            first = read_snapshot(connection, 0) if there else None
         if first is None:
             raise InputError(f"{root}: expected a registry, found an empty database: make one with `illm init`")
         held = first.stack.base
@@ -133,6 +147,12 @@ class Registry:
             return False
         with cls(root) as registry, registry._read() as connection:
             return schema.exists(connection)
+
+    def _upgrade(self) -> None:
+        """From format 1, whoever of several processes comes first."""
+        with schema.writing(self._engine) as connection, connection.begin():
+            if schema.lock(connection) == "1":
+                examples.upgrade(connection, self._objects)
 
     # objects
 
@@ -212,23 +232,26 @@ class Registry:
         note: str = "",
         uses: Iterable[EventUse] = (),
         ref: str = PRODUCTION,
+        line: str = PRODUCTION,
         replaces: int = 0,
     ) -> Snapshot:
         """Promote a candidate: one transaction adds the next version and moves `ref` from `parent` to it.
 
         Args:
+            line: the ref that has to be at `parent`; a rebuild has one of its own, and moves it.
             replaces: how many of the parent's last adapters the new one takes the place of.
 
         Raises:
-            PreconditionFailed: `production` is no longer `parent`, the decision is missing, did not pass or is for
+            PreconditionFailed: `line` is no longer `parent`, the decision is missing, did not pass or is for
                 another stack, an object is missing, or the attempt was committed before. Nothing was changed.
             CommitError: another failure before the commit; nothing was changed.
             CommitStateUnknown: the commit itself failed: ask `committed(attempt)`.
         """
         with self._write() as tx:
-            _check_ref(ref)
+            if line == PRODUCTION:
+                _check_ref(ref)
             _check_extends(resolve(tx.connection, parent), stack, replaces, cursor)
-            tx.require(RefIs(name=PRODUCTION, version=parent))
+            tx.require(RefIs(name=line, version=parent))
             snapshot = Snapshot.after(
                 _last(tx),
                 parent=parent,
@@ -245,8 +268,11 @@ class Registry:
                 attempt=attempt,
                 note=note,
             )
-            seen = RecordUses(version=snapshot.version, adapter=stack.adapters[-1], uses=tuple(uses))
-            tx.add(AddSnapshot(snapshot=snapshot), seen, MoveRef(name=ref, version=snapshot.version, reason=note))
+            known = dataset is not None and dataset in self._objects
+            made = tuple(examples.places_in(self._objects.path(str(dataset)))) if known else ()
+            seen = RecordUses(version=snapshot.version, adapter=stack.adapters[-1], uses=tuple(uses), examples=made)
+            moved = ref if line == PRODUCTION else line
+            tx.add(AddSnapshot(snapshot=snapshot), seen, MoveRef(name=moved, version=snapshot.version, reason=note))
         return snapshot
 
     def promote(
@@ -258,10 +284,14 @@ class Registry:
 
         Args:
             expected: refuse unless the ref is at this version now.
+
+        Raises:
+            PreconditionFailed: no passing decision, or a stack that was trained on somebody who was erased.
         """
         with self._write() as tx:
             _check_ref(ref)
             snapshot = resolve(tx.connection, version)
+            refuse_erased(tx.connection, snapshot)
             if expected is not None:
                 tx.require(RefIs(name=ref, version=expected))
             tx.add(MoveRef(name=ref, version=snapshot.version, reason=reason or f"promote {snapshot.version}"))
@@ -275,7 +305,7 @@ class Registry:
 
         Raises:
             InputError: production is at that state already.
-            PreconditionFailed: the target has no passing decision.
+            PreconditionFailed: the target has no passing decision, or was trained on somebody who was erased.
         """
         with self._write() as tx:
             if expected is not None:
@@ -283,6 +313,7 @@ class Registry:
             head, target = resolve(tx.connection, PRODUCTION), resolve(tx.connection, to)
             if target.version in (head.version, head.restores):
                 raise InputError(f"rollback to {target.version}: production ({head.version}) is that state already")
+            refuse_erased(tx.connection, target)
             snapshot = Snapshot.after(
                 _last(tx),
                 parent=head.version,
@@ -404,6 +435,28 @@ class Registry:
         with self._read() as connection:
             return lineage.sightings_of_event(connection, event)
 
+    def retrained(self) -> tuple[int, ...]:
+        """Versions that were trained from the base, in the place of all adapters before: see `versions_holding`."""
+        snapshots = self.list()
+        recipes = {digest: self.get_json(digest) for digest in {s.recipe for s in snapshots} if digest is not None}
+        return tuple(s.version for s in snapshots if s.recipe and recipes[s.recipe].get("process") == "retrain")
+
+    def find_examples(self, prefix: str) -> tuple[ExampleSighting, ...]:
+        """Where versions have the example whose id begins so; of many that do, two."""
+        with self._read() as connection:
+            return examples.sightings_of_example(connection, prefix)
+
+    def examples_from(self, event: str) -> tuple[ExampleSighting, ...]:
+        """The examples of every version that stand on this event."""
+        with self._read() as connection:
+            return examples.examples_from(connection, event)
+
+    def read_example(self, place: ExampleSighting) -> dict[str, Any]:
+        """An example as its version has it."""
+        dataset = self.get(place.version).dataset
+        assert dataset is not None
+        return examples.read_example(self._objects.path(dataset), place.kind, place.offset)
+
     def events_of(self, version: int | str) -> tuple[lineage.Sighting, ...]:
         """Events that the increment of this version had; a rollback has none of its own."""
         with self._read() as connection:
@@ -413,6 +466,29 @@ class Registry:
         """Events that a rejected attempt had."""
         with self._read() as connection:
             return lineage.sightings_in_attempt(connection, attempt)
+
+    # erasures
+
+    def erasing(self) -> Erasing:
+        """The steps by which a person is erased; `incremental_llm.erase` takes them in their order."""
+        return Erasing(self._engine, self._objects, self._failpoint)
+
+    def erasures(self) -> tuple[Erasure, ...]:
+        """Who was erased, and what that concerned, oldest first."""
+        with self._read() as connection:
+            return read_erasures(connection)
+
+    def erased_parts(self) -> dict[int, str]:
+        """Version -> what of it was erased, in words, and whether it can be restored."""
+        with self._read() as connection:
+            return erased_parts(all_snapshots(connection), erased_objects(connection), read_erasures(connection))
+
+    def begin_line(self, line: str, version: int, reason: str) -> None:
+        """Let a ref that serves nobody point to a version, for `commit_increment` to go on from there."""
+        if line in GATED_REFS:
+            raise InputError(f"line {line!r}: expected a ref that serves nobody, found one that does. Use promote.")
+        with self._write() as tx:
+            tx.add(MoveRef(name=line, version=resolve(tx.connection, version).version, reason=reason))
 
     # health
 

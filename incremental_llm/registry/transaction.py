@@ -14,11 +14,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, RootTransaction, Table, insert, select, update
+from sqlalchemy import Connection, Engine, RootTransaction, insert, select, update
 
 from incremental_llm.errors import CommitError, CommitStateUnknown, IncrementalError, IntegrityError
 from incremental_llm.registry import schema
 from incremental_llm.registry.attempts import Attempt
+from incremental_llm.registry.examples import insert_many, write_examples
 from incremental_llm.registry.objects import Failpoint, ObjectStore, no_failpoint
 from incremental_llm.registry.queries import read_refs, read_snapshot
 from incremental_llm.registry.snapshot import Snapshot
@@ -34,8 +35,6 @@ from incremental_llm.registry.updates import (
     Update,
     check,
 )
-
-_CHUNK = 500
 
 
 class Transaction:
@@ -184,11 +183,13 @@ def _write(connection: Connection, record: Update, before: State, time: str) -> 
         case QuarantineEvents(seqs=seqs):
             shared = {"reason": record.reason, "attempt": record.attempt, "version": record.version, "time": time}
             new = sorted(set(seqs) - before.quarantined)
-            _insert_many(connection, schema.quarantine, [{"seq": seq, **shared} for seq in new])
+            insert_many(connection, schema.quarantine, [{"seq": seq, **shared} for seq in new])
         case RecordSuite(name=name, version=version) if (name, version) not in before.suites:
             connection.execute(insert(schema.suites).values(**record.model_dump(), time=time))
         case RecordUses():
-            _insert_many(connection, schema.event_uses, _use_rows(record))
+            insert_many(connection, schema.event_uses, _use_rows(record))
+            if record.version is not None:
+                write_examples(connection, record.version, record.examples)
         case _:  # a known attempt or suite: recorded already
             pass
 
@@ -211,8 +212,3 @@ def _use_rows(record: RecordUses) -> list[dict[str, object]]:
         for use in record.uses
         for user in (use.users or (None,))
     ]
-
-
-def _insert_many(connection: Connection, table: Table, rows: list[dict[str, object]]) -> None:
-    for start in range(0, len(rows), _CHUNK):
-        connection.execute(insert(table), rows[start : start + _CHUNK])

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from incremental_llm.adapters.stack import BaseRef
+from incremental_llm.dataset.examples import Kind
 from incremental_llm.errors import CommitError, PreconditionFailed, SuiteError
 from incremental_llm.registry.attempts import Attempt
 from incremental_llm.registry.snapshot import Snapshot, body_hash
@@ -74,13 +75,26 @@ class RecordSuite(_Record):
     digest: str
 
 
+class ExamplePlace(_Record):
+    """Where an example stands in a version's dataset (`offset` of its line, in bytes), and the events it is from."""
+
+    example: str
+    kind: Kind
+    offset: int
+    sources: tuple[str, ...]
+
+
 class RecordUses(_Record):
-    """Keep which events an increment (`version`) or a rejected attempt (`attempt`) saw, and the adapter it gave."""
+    """Keep which events an increment (`version`) or a rejected attempt (`attempt`) saw, and the adapter it gave.
+
+    Of an increment also the `examples` that it made of them.
+    """
 
     version: int | None = None
     attempt: str | None = None
     adapter: str | None = None
     uses: tuple[EventUse, ...]
+    examples: tuple[ExamplePlace, ...] = ()
 
 
 Update = AddSnapshot | MoveRef | RecordAttempt | QuarantineEvents | RecordSuite | RecordUses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,7 +11,8 @@ from sqlalchemy.exc import DatabaseError
 
 from incremental_llm.errors import IncrementalError, IntegrityError
 from incremental_llm.registry import schema
-from incremental_llm.registry.objects import ObjectStore
+from incremental_llm.registry.erasure import erased_objects, read_erasures
+from incremental_llm.registry.objects import ObjectStore, Tombstone
 from incremental_llm.registry.queries import read_attempts
 from incremental_llm.registry.snapshot import Snapshot
 from incremental_llm.registry.updates import GATED_REFS, DecisionPassedFor, State, failure, same_base
@@ -42,6 +43,7 @@ def verify(connection: Connection, objects: ObjectStore) -> Problems:
     problems += _references(snapshots, connection, objects)
     problems += _refs(connection, snapshots)
     problems += _promotions(connection, {s.version: s for s in snapshots}, objects)
+    problems += _erasures(connection)
     return problems
 
 
@@ -99,11 +101,34 @@ def _references(snapshots: list[Snapshot], connection: Connection, objects: Obje
     for attempt in read_attempts(connection):
         for digest in attempt.objects:
             needed.setdefault(digest, f"attempt {attempt.id[:12]}")
+    stones = erased_objects(connection)
     for digest, owner in needed.items():
         try:
-            objects.verify(digest)
+            _verify_object(digest, objects, stones)
         except IntegrityError as error:
             yield Problem(subject=f"object {digest[:12]}", text=f"needed by {owner}: {error}")
+
+
+def _verify_object(digest: str, objects: ObjectStore, stones: Mapping[str, Tombstone]) -> None:
+    """Raises IntegrityError where an object, or the last one in its place, is not what its digest says.
+
+    One without a successor may be missing, if the erasure that its tombstone names is on record.
+    """
+    at = digest
+    while (stone := objects.tombstone(at)) is not None:
+        if stones.get(at) != stone:
+            raise IntegrityError(f"its tombstone names erasure {stone.erasure}, which the registry has no record of")
+        if stone.successor is None:
+            return
+        at = stone.successor
+    objects.verify(at)
+
+
+def _erasures(connection: Connection) -> Iterator[Problem]:
+    for erasure in read_erasures(connection):
+        if erasure.status == "pending":
+            text = f"begun {erasure.begun:%Y-%m-%d %H:%M} and not ended: give the same illm feedback erase again"
+            yield Problem(subject=f"erasure {erasure.id}", text=text)
 
 
 def _refs(connection: Connection, snapshots: list[Snapshot]) -> Iterator[Problem]:

@@ -191,6 +191,9 @@ class FakeRegistry:
             raise UnknownRefError(f"unknown ref {ref!r}, did you mean 'production'?")
         return self.snapshots[known[str(ref)]]
 
+    def erased_parts(self) -> dict[int, str]:
+        return {}
+
     def verify(self) -> list[str]:
         return self.problems
 
@@ -248,7 +251,7 @@ class FakeWorkspace:
         self.closed += 1
 
     def import_feedback(
-        self, path: Path, progress: Any = None, *, format: str | None = None, mapping: Any = None
+        self, path: Path, progress: Any = None, *, format: str | None = None, mapping: Any = None, processes: int = 0
     ) -> ImportReport:
         self.remember("import", path.name, *([format] if format else []), *sorted((mapping or {}).items()))
         progress(4, 4)

@@ -26,7 +26,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
     shown = [line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line.strip()]
     expected = (
-        "init feedback serve-ingest api-key dataset review run nightly patch "
+        "init feedback serve-ingest api-key dataset review run nightly patch rebuild "
         "evaluate registry export report chat doctor"
     )
     assert shown == expected.split()
@@ -35,7 +35,21 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "noun",
-    ["", "feedback", "dataset", "registry", "registry promote", "run", "patch", "export", "doctor", "chat", "init"],
+    [
+        "",
+        "feedback",
+        "dataset",
+        "registry",
+        "registry promote",
+        "run",
+        "patch",
+        "rebuild",
+        "feedback erase",
+        "export",
+        "doctor",
+        "chat",
+        "init",
+    ],
 )
 def test_every_help_says_what_the_command_does(illm, noun: str) -> None:
     done = illm(*noun.split(), "--help")

@@ -81,11 +81,13 @@ def store_group(store: FeedbackStore, requests: Sequence[Request], keep_seconds:
                 first.setdefault(key.id, key.body_digest)
         entries = [entry for request in fresh for entry in request.entries]
         events = _with_first_times(connection, entries)
-        every = iter(_outcomes(connection, events, append_within(connection, events)))
+        report = append_within(connection, events)
+        every = iter(_outcomes(connection, events, report))
         results = {id(request): tuple(next(every) for _ in request.entries) for request in fresh}
         new = {r.idempotency.id: (r.idempotency.body_digest, results[id(r)]) for r in fresh if r.idempotency}
         _forget(connection, expired, now - keep_seconds)
-        _remember(connection, new, now)
+        gone = {one.id for one in report.refused if one.erased}  # kept nowhere, not even in an answer
+        _remember(connection, {k: v for k, v in new.items() if gone.isdisjoint(one.id for one in v[1])}, now)
     answered |= new
     return [results[id(request)] if id(request) in results else _again(request, answered) for request in requests]
 
