@@ -23,22 +23,18 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import tracing
 from generated_log import write_log
 from record import RESULTS, record
 
-from incremental_llm.adapters.stack import BaseRef, Stack
 from incremental_llm.dataset import CompileSettings, compile_dataset
-from incremental_llm.feedback import EventError, FeedbackStore, event_to_dict, import_jsonl
+from incremental_llm.feedback import EventError, FeedbackStore, import_jsonl
 from incremental_llm.feedback.encode import encode, encode_line
 from incremental_llm.feedback.events import read_event
-from incremental_llm.registry import Registry, event_uses
-from incremental_llm.trace import trace_event, trace_increment, trace_person
 
 MILLION = 1_000_000
 STEPS = ("import", "compile", "trace")
-NIGHTS = 10
 PAIRS, SAMPLE = 5, 20_000
 
 
@@ -76,7 +72,7 @@ def measured(folder: Path, events: int, steps: list[str]) -> dict[str, float]:
         figures |= {"compile_1m_seconds": seconds, "peak_bytes_1m": peak}
     if "trace" in steps:
         say("tracing")
-        figures["trace_seconds"], _ = alone(partial(traced, folder))
+        figures["trace_seconds"], _ = alone(partial(traced, events))
     return figures
 
 
@@ -118,49 +114,11 @@ def compiled(folder: Path) -> float:
     return seconds
 
 
-def traced(folder: Path) -> float:
-    """The slowest of tracing an event, the busiest user and an increment, once the log is spread over nights."""
-    with FeedbackStore(url(folder)) as store:
-        base = BaseRef(name="tiny", digest="ba" * 32, template_digest="7e" * 32)
-        registry = Registry.create(folder / "registry", Stack(base=base))
-        head, said = store.head(), dict[str, int]()
-        for night in range(NIGHTS):
-            events = list(store.read(after=head * night // NIGHTS, until=head * (night + 1) // NIGHTS))
-            people = {one.event.id: speakers(event_to_dict(one.event)) for one in events}
-            for user in (user for names in people.values() for user in names):
-                said[user] = said.get(user, 0) + 1
-            promote(registry, folder, events[-1].seq, people, {one.event.id: one.seq for one in events})
-        middle = next(store.read(after=head // 2, until=head // 2 + 1)).event.id
-        busiest = max(said, key=said.__getitem__)
-        tries: dict[str, Callable[[], Any]] = {
-            "event": partial(trace_event, registry, store, middle),
-            "user": partial(trace_person, registry, store, busiest),
-            "increment": partial(trace_increment, registry, NIGHTS // 2),
-        }
-        taken = {}
-        for name, work in tries.items():
-            start = time.perf_counter()
-            work()
-            taken[name] = time.perf_counter() - start
-        registry.close()
-    print("; ".join(f"{name} {seconds:.3f} s" for name, seconds in taken.items()), f"(the user said {said[busiest]:,})")
-    return max(taken.values())
-
-
-def promote(registry: Registry, folder: Path, cursor: int, people: dict[str, Any], seqs: dict[str, int]) -> None:
-    """One more version, whose adapter was trained on all these events."""
-    adapter = folder / f"adapter{cursor}"
-    adapter.mkdir()
-    (adapter / "adapter_model.safetensors").write_text(f"weights {cursor}")
-    head = registry.head()
-    stack = head.stack.plus(registry.put_object(adapter))
-    decision = registry.put_json({"passed": True, "stack_digest": stack.digest, "reasons": ["made up"]})
-    uses = event_uses(dict.fromkeys(people, "used"), seqs, people)
-    registry.commit_increment(parent=head.version, stack=stack, decision=decision, cursor=cursor, uses=uses)
-
-
-def speakers(event: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(event[key] for key in ("user", "reviewer") if event.get(key))
+def traced(events: int) -> float:
+    """The slowest of all traces; tracing.py fills databases of its own."""
+    seconds = tracing.measured(events)
+    print("; ".join(f"{name} {taken:.3f} s" for name, taken in seconds.items()))
+    return max(seconds.values())
 
 
 def url(folder: Path) -> str:

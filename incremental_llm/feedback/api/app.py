@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
@@ -16,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from incremental_llm.feedback.api.boundary import Boundary, problem_answer
 from incremental_llm.feedback.api.commit import GroupCommit
+from incremental_llm.feedback.api.direct import DirectFastAPI
 from incremental_llm.feedback.api.keys import KeyTable
 from incremental_llm.feedback.api.metrics import Metrics
 from incremental_llm.feedback.api.openapi import describe, event_body
@@ -28,6 +30,7 @@ from incremental_llm.feedback.events import EVENT_TYPES
 from incremental_llm.feedback.review import ReviewQueue
 from incremental_llm.feedback.store import FeedbackStore
 
+_DIRECT = frozenset(("/v1/interactions", "/v1/feedback", "/v1/batch"))
 _FEEDBACK = tuple(kind for kind in EVENT_TYPES if kind != "interaction")
 
 
@@ -99,7 +102,9 @@ def create_app(
         finally:
             await asyncio.to_thread(writer.close)
 
-    app = FastAPI(
+    app = DirectFastAPI(
+        partial(Boundary, max_in_flight=limits.max_in_flight, observe=metrics.request),
+        _DIRECT,
         title="incremental_llm ingestion",
         summary="Log replies, send feedback. A 202 means that it is on the disk.",
         version="1",
@@ -107,8 +112,7 @@ def create_app(
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.add_middleware(Boundary, max_in_flight=limits.max_in_flight, observe=metrics.request)
-    for kind in (Problem, HTTPException):
+    for kind in (Problem, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_problem)
     _add_routes(app, service)
     queue = review or ReviewQueue(store, now=now)

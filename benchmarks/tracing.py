@@ -1,6 +1,6 @@
 """How long `illm feedback trace` takes with a million events in 365 versions.
 
-    python benchmarks/trace.py [EVENTS]
+    python benchmarks/tracing.py [EVENTS]
 
 The databases are filled by plain inserts, as an import and a year of nights would leave them: a third interactions, a
 third thumbs, a third corrections, of a user a hundred events; every version read its share and made an example of every
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from record import record
 
 from incremental_llm.adapters.stack import BaseRef, Stack
 from incremental_llm.chat import json_digest
@@ -104,11 +103,11 @@ def timed(registry: Registry, store: FeedbackStore, count: int) -> Iterator[tupl
     """Seconds of each trace, the slowest of three of different names."""
     found = json_digest({"kind": "sft", "prompt": [{"role": "user", "content": "Question 0?"}], "completion": "No, 2."})
     asked: dict[str, Callable[[int], object]] = {
-        "trace event, s": lambda n: trace_event(registry, store, f"i{n - n % 3}"),
-        "trace user, s": lambda n: trace_person(registry, store, f"u{n // PER_USER}"),
-        "trace reviewer of 2 %, s": lambda n: trace_person(registry, store, f"r{n % 50}"),
-        "trace increment, s": lambda n: trace_increment(registry, 1 + n % VERSIONS),
-        "trace example, s": lambda n: trace_example(registry, found[: 12 + n % 3]),
+        "event": lambda n: trace_event(registry, store, f"i{n - n % 3}"),
+        "user": lambda n: trace_person(registry, store, f"u{n // PER_USER}"),
+        "reviewer of 2 %": lambda n: trace_person(registry, store, f"r{n % 50}"),
+        "increment": lambda n: trace_increment(registry, 1 + n % VERSIONS),
+        "example": lambda n: trace_example(registry, found[: 12 + n % 3]),
     }
     for name, ask in asked.items():
         seconds = []
@@ -116,10 +115,11 @@ def timed(registry: Registry, store: FeedbackStore, count: int) -> Iterator[tupl
             began = time.monotonic()
             ask(n)
             seconds.append(time.monotonic() - began)
-        yield name, round(max(seconds), 3)
+        yield name, max(seconds)
 
 
-def main(count: int) -> None:
+def measured(count: int) -> dict[str, float]:
+    """Seconds by what is traced, of so many events."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         base = Stack(base=BaseRef(name="tiny", digest="ba" * 32, template_digest="7e" * 32))
@@ -129,11 +129,9 @@ def main(count: int) -> None:
             for version in range(1, VERSIONS + 1):
                 night(registry, work, version, range((version - 1) * size, version * size))
             fill_uses(registry, size)
-            figures = {"events": count, **dict(timed(registry, store, count))}
-    for name, value in figures.items():
-        print(f"{name}: {value}")
-    record("trace", figures, f"python benchmarks/trace.py {count}")
+            return dict(timed(registry, store, count))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    for traced, seconds in measured(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000).items():
+        print(f"{traced}: {seconds}")
