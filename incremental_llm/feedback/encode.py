@@ -22,7 +22,9 @@ from incremental_llm.feedback.events import MAX_ID, Event, event_to_dict, read_e
 from incremental_llm.feedback.serving import BLOCK, serving_of
 from incremental_llm.feedback.tables import Link, links_of
 
-_PLAIN_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:Z|[+-][0-9:]{5})")
+_PLAIN_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:Z|[+-][0-9]{2}:[0-5][0-9])"
+)
 _SPACE_BEFORE_COLON = re.compile(rb'"[ \t\r\n]+:')
 _ROLES = frozenset(("system", "user", "assistant"))
 _LEAST_FLOAT, _MOST_FLOAT = 1e-4, 1e15
