@@ -59,7 +59,8 @@ def weigh(drafts: Sequence[Draft], batch: Batch) -> tuple[list[Draft], Weighting
         served = [batch.interactions[name] for name in sorted(drafts[place].interactions)]
         propensity = _propensity(batch, served)
         if propensity is not None and settings.propensity_cap > 1:
-            inverse[place] = min(settings.propensity_cap, 1 / propensity)
+            cap = settings.propensity_cap  # several small chances can multiply to 0, which has no inverse
+            inverse[place] = cap if propensity <= 1 / cap else 1 / propensity
         behind = max((_behind(one, newest) for one in served), default=0)
         if behind and settings.policy_decay < 1:
             aged[place] = settings.policy_decay**behind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -57,6 +58,19 @@ def test_of_two_replies_the_chances_multiply_and_of_one_reply_the_largest_counts
     (pair,) = dataset.pairs
     mean = (2 + 5 + 2.5 + 1 / (0.5 * 0.4)) / 4
     assert pair.weight == pytest.approx(1.25 * 5 / mean)
+
+
+def test_chances_that_multiply_to_nothing_reach_the_cap(log):
+    """An older log took in any propensity above 0."""
+    for name, reply in (("i1", "a"), ("i2", "b")):
+        log.served(name, reply=reply)
+        stored = log.events[-1]
+        block = {"serving": {"policy": "p", "propensity": 1e-200}}
+        log.events[-1] = replace(stored, event=stored.event.model_copy(update={"metadata": block}))
+    log.preferred("p1", "i1", "i2")
+    dataset = log.compile()
+    assert [pair.weight for pair in dataset.pairs] == [1.0]
+    assert dataset.weighting.capped == 1
 
 
 def test_a_reviewers_own_words_were_drawn_by_no_policy(log):
