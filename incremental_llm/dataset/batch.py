@@ -53,12 +53,16 @@ _WOULD_BE: dict[type, tuple[Kind, ...]] = {
 
 @dataclass(frozen=True)
 class Draft:
-    """An example as one signal gave it: where in the batch it belongs, and from which interactions its texts are."""
+    """An example as one signal gave it: where in the batch it belongs, and from which interactions its texts are.
+
+    `inverse` is the capped inverse of the chance with which its replies were served, None where none was logged.
+    """
 
     example: Example
     order: int
     interactions: frozenset[str]
     signal: str
+    inverse: float | None = None
 
 
 @dataclass
