@@ -342,7 +342,8 @@ def ask_twice(log, second="How long is the warranty, in days?", reply="45 days",
 
 
 def test_a_rephrase_is_a_lighter_pair_on_the_first_prompt_and_an_undesirable_reply(log):
-    log.rephrased("r1", log.served("i1", "What is the term?"), log.served("i2", "Until when can I return?", "45 days"))
+    log.served("i1", "What is the term?", conversation="c1")
+    log.rephrased("r1", "i1", log.served("i2", "Until when can I return?", "45 days", conversation="c1"))
     dataset = log.compile()
     (pair,), (unpaired,) = dataset.pairs, dataset.unpaired
     assert (pair.prompt[0].content, pair.chosen, pair.rejected) == ("What is the term?", "45 days", "wrong")
@@ -461,6 +462,20 @@ def test_a_rephrase_and_a_thumb_down_on_the_same_reply_are_one_example(log):
     assert dataset.drops == ()
 
 
+@pytest.mark.parametrize("other", [{"user": "stranger"}, {"conversation": "elsewhere"}])
+def test_a_rephrase_of_somebody_elses_question_says_nothing(log, other):
+    log.served("i1", "What is the term?", "one", conversation="c1")
+    log.served("i2", "Until when?", "two", **{"conversation": "c1"} | other)
+    log.rephrased("q1", "i1", "i2")
+    dataset = log.compile()
+    assert dataset.examples == ()
+    assert (reasons(dataset, "pair"), reasons(dataset, "unpaired")) == (
+        {"different_people": 1},
+        {"different_people": 1},
+    )
+    assert dataset.account == dict.fromkeys(("i1", "i2", "q1"), "different_people")
+
+
 def test_a_second_answer_that_reviewers_overrule_is_not_chosen(log):
     ask_twice(log, reply="60 days")
     log.corrected("k1", "i1", "45 days")
@@ -474,16 +489,16 @@ def test_a_second_answer_that_is_known_to_be_wrong_is_not_chosen(log, tonight):
     log.served("before", "How many days is it?", "Two weeks.")
     log.corrected("k1", "before", "45 days")
     accepted = () if tonight else log.compile().corrections
-    log.served("a", "Tell me about the term.", "No idea.")
-    log.rephrased("q1", "a", log.served("b", "How many days is it?", "two weeks"))
+    log.served("a", "Tell me about the term.", "No idea.", conversation="c1")
+    log.rephrased("q1", "a", log.served("b", "How many days is it?", "two weeks", conversation="c1"))
     dataset = log.compile(after=0 if tonight else 2, accepted=accepted)
     assert reasons(dataset, "pair") == {"second_answer_failed": 1}
     assert dataset.account["a"] == "second_answer_failed"
 
 
 def test_a_rephrase_whose_pair_is_outvoted_blames_nobody(log):
-    log.served("i1", "What is the term?", "one")
-    log.rephrased("r1", "i1", log.served("i2", "Until when?", "two"))
+    log.served("i1", "What is the term?", "one", conversation="c1")
+    log.rephrased("r1", "i1", log.served("i2", "Until when?", "two", conversation="c1"))
     log.served("i3", "What is the term?", "two")
     log.preferred("p1", "i1", "i3", "u1")
     log.preferred("p2", "i1", "i3", "u2")
