@@ -123,6 +123,9 @@ class Batch:
             reason = DropReason.HELD_OUT if held_out else filters.prompt_reason(served.messages)
             if reason is not None:
                 self.barred.setdefault(name, reason)
+        for event in everything:
+            if not settings.weights.of(event):  # what trains nothing does not stand against what does
+                self.barred.setdefault(event.id, DropReason.NO_WEIGHT)
         self._keys: dict[str, ReplyKey] = {}
 
     def _of(self, *kinds: type[E]) -> list[E]:
@@ -138,7 +141,7 @@ class Batch:
         return self.barred.keys().isdisjoint((event.id, *names)) and all(name in self.interactions for name in names)
 
     def barred_drops(self) -> list[Drop]:
-        """Drops for all feedback that stands on something superseded, or on a prompt that no example may have."""
+        """Drops for all feedback without weight, on something superseded, or on a prompt that no example may have."""
         drops: list[Drop] = []
         for event in (stored.event for stored in self.events if type(stored.event) in _WOULD_BE):
             reasons = [self.barred[name] for name in (event.id, *references(event)) if name in self.barred]

@@ -95,7 +95,7 @@ def _explicit(batch: Batch, drafts: Drafts) -> Iterator[Asked]:
 def _detected(batch: Batch) -> Iterator[Asked]:
     """Neighbours in a user's conversation that ask nearly the same within the window and are named by no event."""
     settings = batch.settings
-    if not settings.detect_rephrases:
+    if not settings.detect_rephrases or not settings.weights.rephrase:
         return
     named = {(event.interaction, event.followup) for event in batch.live(Rephrase)}
     served: dict[tuple[str, str], list[Interaction]] = defaultdict(list)

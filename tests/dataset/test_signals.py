@@ -462,6 +462,51 @@ def test_a_rephrase_and_a_thumb_down_on_the_same_reply_are_one_example(log):
     assert dataset.drops == ()
 
 
+def test_thumbs_without_weight_are_not_there(log):
+    log.up("t1", log.served("i1"))
+    dataset = log.compile(weights={"thumb": 0, "thumb_pair": 0})
+    assert dataset.examples == () and dataset.account == {"i1": "no_weight", "t1": "no_weight"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "kinds", "dropped"),
+    [({"thumb": 0}, {"pair"}, {"no_weight": 2}), ({"thumb_pair": 0}, {"unpaired"}, {"no_weight": 2})],
+)
+def test_thumbs_can_have_weight_in_pairs_alone_or_one_by_one(log, weights, kinds, dropped):
+    log.up("t1", log.served("i1", reply="good"))
+    log.down("t2", log.served("i2", reply="bad"))
+    dataset = log.compile(weights=weights)
+    assert ({example.kind for example in dataset.examples}, dataset.drop_counts()) == (kinds, dropped)
+    assert set(dataset.account.values()) == {"used"}
+
+
+@pytest.mark.parametrize("silent", ["preference", "ranking", "rephrase", "correction"])
+def test_what_has_no_weight_stands_against_nothing(log, silent):
+    log.served("i1", "How long is it?", "14 days", conversation="c1")
+    log.served("i2", "How long is it?", "30 days")
+    log.preferred("f1", "i1", "i2", "u1") if silent != "preference" else log.ranked("f1", "i1", "i2", user="u1")
+    match silent:
+        case "preference":
+            log.preferred("f2", "i2", "i1", "u2")
+        case "ranking":
+            log.ranked("f2", "i2", "i1", user="u2")
+        case "rephrase":
+            log.rephrased("f2", "i1", log.served("i3", "Until when can I?", "30 days", conversation="c1"))
+        case "correction":
+            log.corrected("f2", "i1", "30 days")
+    assert log.compile().account["f1"] != "used"
+    dataset = log.compile(weights={silent: 0})
+    assert (dataset.account["f1"], dataset.account["f2"]) == ("used", "no_weight")
+    assert all(example.weight > 0 and "f2" not in example.sources for example in dataset.examples)
+
+
+def test_a_rephrasing_that_was_found_without_weight_silences_no_copy(log):
+    ask_twice(log)
+    log.copied("y1", "i1")
+    assert log.compile().account["y1"] == "said_outright"
+    assert log.compile(weights={"rephrase": 0}).account["y1"] == "used"
+
+
 @pytest.mark.parametrize("other", [{"user": "stranger"}, {"conversation": "elsewhere"}])
 def test_a_rephrase_of_somebody_elses_question_says_nothing(log, other):
     log.served("i1", "What is the term?", "one", conversation="c1")
