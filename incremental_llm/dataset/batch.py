@@ -106,7 +106,7 @@ class Batch:
         accepted: Sequence[AcceptedCorrection] = (),
         young: frozenset[str] = frozenset(),
     ) -> None:
-        self.events = tuple(sorted(events, key=_time_and_id))
+        self.events = tuple(sorted(events, key=time_and_id))
         self.settings = settings
         self.trust = settings.trust.in_effect
         self.young = young if self.trust.enabled else frozenset()
@@ -119,7 +119,7 @@ class Batch:
         self.gone = self.named | superseded
         self.barred = dict.fromkeys(self.gone, DropReason.SUPERSEDED)
         for name, served in self.interactions.items():
-            held_out = is_held_out(served.conversation, settings.held_out_share)
+            held_out = is_held_out(served.conversation, settings.held_out_share, settings.held_out_salt)
             reason = DropReason.HELD_OUT if held_out else filters.prompt_reason(served.messages)
             if reason is not None:
                 self.barred.setdefault(name, reason)
@@ -181,7 +181,8 @@ class Batch:
         return Draft(example, self.order(example.sources), frozenset(names), signal)
 
 
-def _time_and_id(stored: StoredEvent) -> tuple[datetime, str]:
+def time_and_id(stored: StoredEvent) -> tuple[datetime, str]:
+    """The order in which events count, whatever order they came in."""
     return stored.event.time or _NO_TIME, stored.event.id
 
 

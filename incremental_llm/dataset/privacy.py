@@ -34,6 +34,12 @@ class Redaction:
         event = self._event(stored.event)
         return stored if event is stored.event else replace(stored, event=event)
 
+    def text(self, text: str) -> str:
+        """Any text without, however long it is; counted."""
+        clean, counts = redact(text, self._public)
+        self.counts.update(counts)
+        return clean
+
     def _event(self, event: Event) -> Event:
         if isinstance(event, Interaction):
             messages = self._messages(event.messages) if self._prompts else event.messages
@@ -51,13 +57,8 @@ class Redaction:
         return messages if too_long else tuple(map(self._message, messages))
 
     def _reply(self, reply: str) -> str:
-        return reply if len(reply) > self._longest_reply else self._text(reply)
+        return reply if len(reply) > self._longest_reply else self.text(reply)
 
     def _message(self, message: Message) -> Message:
-        text = self._text(message.content)
+        text = self.text(message.content)
         return message if text == message.content else message.model_copy(update={"content": text})
-
-    def _text(self, text: str) -> str:
-        clean, counts = redact(text, self._public)
-        self.counts.update(counts)
-        return clean

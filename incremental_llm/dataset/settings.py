@@ -95,6 +95,9 @@ class CompileSettings(BaseModel):
     held_out_share: float = _later(
         0.0, ge=0, lt=1, description="share of conversations that are never trained on, kept for evaluation"
     )
+    held_out_salt: str = _later(
+        "", description="secret that draws the held-out conversations, where clients choose their names"
+    )
     propensity_cap: float = _later(
         10.0, ge=1, description="largest weight 1/propensity of a reply whose propensity was logged; 1 weighs none"
     )
