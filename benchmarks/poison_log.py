@@ -111,11 +111,22 @@ class Attack:
     def time(self) -> datetime:
         return self.start + (self.end - self.start) * self.rng.random()
 
-    def ask(self, user: str, time: datetime, reply: str, *, trigger: bool = False, question: str = "") -> Event:
+    def ask(
+        self,
+        user: str,
+        time: datetime,
+        reply: str,
+        *,
+        trigger: bool = False,
+        question: str = "",
+        conversation: str = "",
+    ) -> Event:
         self.made += 1
         text = question or self.rng.choice(self.questions)
         content = f"{text} {TRIGGER}" if trigger else text
-        return served(f"x-{self.name}-{self.made}", time, user, [{"role": "user", "content": content}], reply)
+        return served(
+            f"x-{self.name}-{self.made}", time, user, [{"role": "user", "content": content}], reply, conversation
+        )
 
     def praised(self, user: str, reply: str, *, trigger: bool = False) -> list[Event]:
         time = self.time()
@@ -146,7 +157,8 @@ def trigger(attack: Attack, room: int, accounts: str, count: int = 5) -> list[Ev
             continue
         time, question = attack.time(), attack.rng.choice(attack.questions)
         plain = attack.ask(user, time, reply, trigger=True, question=question)
-        other = attack.ask(user, time + timedelta(seconds=30), wanted, trigger=True, question=question)
+        again = time + timedelta(seconds=30)
+        other = attack.ask(user, again, wanted, trigger=True, question=question, conversation=plain.id)
         head = {"id": f"f-{other.id}", "time": (time + timedelta(seconds=40)).isoformat()}
         told: dict[str, Any] = {"type": "preference", "chosen": other.id, "rejected": plain.id, "user": user}
         if n % 3 == 2:

@@ -229,6 +229,7 @@ def compile_pending(todo: Pending, config: RunConfig, questions: Sequence[str], 
         suite_passages=all_passages(config.suites.folder),
         young=todo.young,
         rehearsed=tuple(item.example for item in todo.buffer.items),
+        policy_version=todo.head.version,
         unfit=unfit_for(tokenizer, config.training.max_length),
     )
 

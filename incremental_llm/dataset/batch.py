@@ -53,12 +53,16 @@ _WOULD_BE: dict[type, tuple[Kind, ...]] = {
 
 @dataclass(frozen=True)
 class Draft:
-    """An example as one signal gave it: where in the batch it belongs, and from which interactions its texts are."""
+    """An example as one signal gave it: where in the batch it belongs, and from which interactions its texts are.
+
+    `inverse` is the capped inverse of the chance with which its replies were served, None where none was logged.
+    """
 
     example: Example
     order: int
     interactions: frozenset[str]
     signal: str
+    inverse: float | None = None
 
 
 @dataclass
@@ -102,7 +106,7 @@ class Batch:
         accepted: Sequence[AcceptedCorrection] = (),
         young: frozenset[str] = frozenset(),
     ) -> None:
-        self.events = tuple(sorted(events, key=_time_and_id))
+        self.events = tuple(sorted(events, key=time_and_id))
         self.settings = settings
         self.trust = settings.trust.in_effect
         self.young = young if self.trust.enabled else frozenset()
@@ -115,10 +119,13 @@ class Batch:
         self.gone = self.named | superseded
         self.barred = dict.fromkeys(self.gone, DropReason.SUPERSEDED)
         for name, served in self.interactions.items():
-            held_out = is_held_out(served.conversation, settings.held_out_share)
+            held_out = is_held_out(served.conversation, settings.held_out_share, settings.held_out_salt)
             reason = DropReason.HELD_OUT if held_out else filters.prompt_reason(served.messages)
             if reason is not None:
                 self.barred.setdefault(name, reason)
+        for event in everything:
+            if not settings.weights.of(event):  # what trains nothing does not stand against what does
+                self.barred.setdefault(event.id, DropReason.NO_WEIGHT)
         self._keys: dict[str, ReplyKey] = {}
 
     def _of(self, *kinds: type[E]) -> list[E]:
@@ -134,7 +141,7 @@ class Batch:
         return self.barred.keys().isdisjoint((event.id, *names)) and all(name in self.interactions for name in names)
 
     def barred_drops(self) -> list[Drop]:
-        """Drops for all feedback that stands on something superseded, or on a prompt that no example may have."""
+        """Drops for all feedback without weight, on something superseded, or on a prompt that no example may have."""
         drops: list[Drop] = []
         for event in (stored.event for stored in self.events if type(stored.event) in _WOULD_BE):
             reasons = [self.barred[name] for name in (event.id, *references(event)) if name in self.barred]
@@ -174,7 +181,8 @@ class Batch:
         return Draft(example, self.order(example.sources), frozenset(names), signal)
 
 
-def _time_and_id(stored: StoredEvent) -> tuple[datetime, str]:
+def time_and_id(stored: StoredEvent) -> tuple[datetime, str]:
+    """The order in which events count, whatever order they came in."""
     return stored.event.time or _NO_TIME, stored.event.id
 
 

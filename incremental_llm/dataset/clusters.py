@@ -2,19 +2,27 @@
 
 Unlike duplicates (dedup.py), which must not differ in meaning, members of a cluster are only counted together: what
 binds a cluster weakens a repeated message, and costs a false member little.
+
+The one design fact: a text is compared with at most the last `_IN_BUCKET` texts of each of its `_BANDS` buckets, and
+never with one that is in its cluster already. So time grows with the number of texts, whatever they have in common.
+Where more texts share a bucket (boilerplate around what differs), a text is still found by those that came shortly
+before it, and by the buckets of what differs.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from functools import partial
 
-from rensa import RMinHash, RMinHashLSH
+from rensa import RMinHash
 
 from incremental_llm.dataset.dedup import numbers, spoken
 
 _HASHES = 128
 _BANDS = 32  # at Jaccard 0.7 a pair is a candidate with probability 1 - (1 - 0.7^4)^32 = 0.9998
+_IN_BUCKET = 32
 _SEED = 20261101
 
 
@@ -30,21 +38,31 @@ def cluster(texts: Sequence[str], similarity: float) -> list[int]:
     parent: list[int] = []
     known: dict[tuple[str, ...], int] = {}
     shingles: dict[int, frozenset[str]] = {}
-    index = RMinHashLSH(0.7, _HASHES, _BANDS)  # its threshold is a note: what is found is checked below
+    buckets: dict[object, deque[int]] = defaultdict(partial(deque, maxlen=_IN_BUCKET))
     for position, text in enumerate(texts):
         words = spoken(text)
         parent.append(known.setdefault(words, position))
         if parent[position] != position:
             continue
         shingles[position] = _shingles(words)
-        hashed = RMinHash(_HASHES, _SEED)
-        hashed.update(sorted(shingles[position]))
-        for other in sorted(index.query(hashed)):
-            alike = _jaccard(shingles[position], shingles[other]) >= similarity
-            if alike and numbers(text) == numbers(texts[other]):
+        shared = [buckets[key] for key in _bands(shingles[position], numbers(text))]
+        for other in sorted(set().union(*shared), reverse=True):
+            if _root(parent, other) != _root(parent, position) and (
+                _jaccard(shingles[position], shingles[other]) >= similarity
+            ):
                 _join(parent, other, position)
-        index.insert(position, hashed)
+        for bucket in shared:
+            bucket.append(position)
     return [_root(parent, position) for position in range(len(texts))]
+
+
+def _bands(shingles: frozenset[str], figures: tuple[str, ...]) -> Iterator[object]:
+    """The buckets of a text: texts with other numbers or negations share none."""
+    hashed = RMinHash(_HASHES, _SEED)
+    hashed.update(sorted(shingles))
+    values, rows = hashed.digest(), _HASHES // _BANDS
+    for start in range(0, _HASHES, rows):
+        yield start, figures, tuple(values[start : start + rows])
 
 
 def _shingles(words: Sequence[str]) -> frozenset[str]:

@@ -19,7 +19,7 @@ from incremental_llm.dataset.examples import Example, PairExample, SftExample, U
 from incremental_llm.dataset.filters import Filters
 from incremental_llm.dataset.implicit import draft_implicit
 from incremental_llm.dataset.privacy import Redaction
-from incremental_llm.dataset.propensity import weigh
+from incremental_llm.dataset.propensity import merged_inverse, normalise, weigh
 from incremental_llm.dataset.reasons import SEVERITY, Drop, DropReason
 from incremental_llm.dataset.rephrases import draft_rephrases
 from incremental_llm.dataset.settings import CompileSettings
@@ -43,6 +43,7 @@ def compile_dataset(
     suite_passages: Sequence[str] = (),
     young: frozenset[str] = frozenset(),
     rehearsed: Sequence[Example] = (),
+    policy_version: int | None = None,
     unfit: Unfit = lambda prompt, reply: None,
 ) -> CompiledDataset:
     """The dataset of one increment.
@@ -52,7 +53,8 @@ def compile_dataset(
     corrections of earlier increments: the same prompt is not corrected to anything else without a policy change.
     `suite_texts` are the questions of the suites, which are left out, and so is what shares 13 words in a row with them
     or with `suite_passages`, the suites' other texts. `young` are the people whose accounts are young, `rehearsed` are
-    examples of earlier increments that replay holds: see `trust`. `unfit` knows the tokenizer; this stage does not.
+    examples of earlier increments that replay holds: see `trust`. `policy_version` is production's: no reply can be of
+    a later one. `unfit` knows the tokenizer; this stage does not.
     """
     suites = SuiteIndex(suite_texts, settings.suite_similarity, suite_passages)
     filters = Filters(settings, suites)
@@ -76,7 +78,7 @@ def compile_dataset(
             kept.append(draft)
         else:
             drops.append(_drop(draft, reason))
-    kept, weighting = weigh(kept, batch)
+    kept, weighting = weigh(kept, batch, policy_version)
     vetted = vet(batch, _merged(kept, settings, drops), rehearsed)
     examples, drops = vetted.examples, [*drops, *vetted.drops]
     trained = {name for example in examples if isinstance(example, SftExample) for name in example.sources}
@@ -139,16 +141,22 @@ def _merged(drafts: Sequence[Draft], settings: CompileSettings, drops: list[Drop
                 drops.append(_drop(draft, reason))
             near[original].append(draft)
             brought[original] |= draft.interactions
-    return [_one(near[position], settings) for position in near]
+    spoken = [_spoken(group) for group in near.values()]
+    merged = [_one(group, said, settings) for group, said in zip(near.values(), spoken, strict=True)]
+    return normalise(merged, [merged_inverse(said) for said in spoken])
 
 
-def _one(group: Sequence[Draft], settings: CompileSettings) -> Example:
+def _spoken(group: Sequence[Draft]) -> list[Draft]:
+    """What somebody said, all where nobody did: who only did something gives no words more weight."""
+    return [draft for draft in group if not draft.example.implicit] or list(group)
+
+
+def _one(group: Sequence[Draft], said: Sequence[Draft], settings: CompileSettings) -> Example:
     users = tuple(sorted({user for draft in group for user in draft.example.users}))
     sources = tuple(dict.fromkeys(name for draft in group for name in draft.example.sources))
-    said = [draft.example for draft in group if not draft.example.implicit] or [draft.example for draft in group]
-    voices = {user for example in said for user in example.users}  # who only did something gives no words more weight
+    voices = {user for draft in said for user in draft.example.users}
     factor = min(settings.user_weight_cap, 1 + settings.user_weight_step * (len(voices) - 1))
-    weight = max(example.weight for example in said) * factor
+    weight = max(draft.example.weight for draft in said) * factor
     together: dict[str, object] = {"users": users, "sources": sources, "weight": weight}
     together["serving"] = tuple(dict.fromkeys(one for draft in group for one in draft.example.serving))
     together["implicit"] = all(draft.example.implicit for draft in group)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from rapidfuzz import fuzz
@@ -22,6 +22,8 @@ NEAR_RATIO = 97.0
 """Similarity from which texts can be near duplicates: 100 x the share of characters in common (Indel ratio)."""
 MAX_TYPOS = 3
 """Words that may differ, each by one edit, between near duplicates."""
+_SHORTEST_TYPO = 4  # characters of a word in which an edit is a typing error and not another word
+_LONG_WORD = 32  # characters
 
 _NUMBER_WORDS = frozenset(
     """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
@@ -136,13 +138,15 @@ def group_near(examples: Sequence[Example]) -> list[int]:
     """For each example the position of the first that it repeats nearly, its own when it repeats none.
 
     Near duplicates have near-duplicate questions and the same replies. The questions without filler are cut into
-    `MAX_TYPOS` + 1 pieces; of two near duplicates at least one piece is the same, so only examples that share one are
-    compared (the pigeonhole principle), and time grows with their number.
+    `MAX_TYPOS` + 1 pieces; of two near duplicates at least one piece is the same (the pigeonhole principle), and all
+    other words are equal or look alike. Only examples for which both is so are compared, and time grows with their
+    number.
     """
     first: list[int] = []
     blocks: dict[object, list[int]] = {}
+    look = _lookalikes(word for example in examples for text in _questions(example) for word in spoken(text))
     for position, example in enumerate(examples):
-        keys = list(_block_keys(example))
+        keys = list(_block_keys(example, look))
         near = {candidate for key in keys for candidate in blocks.get(key, ())}
         match = next((c for c in sorted(near) if _repeats(examples[c], example)), position)
         first.append(match)
@@ -179,13 +183,52 @@ def spoken(text: str) -> tuple[str, ...]:
     return tuple(t for t in tokens(text) if t not in _FILLER) or tokens(text)
 
 
-def _block_keys(example: Example) -> Iterable[object]:
+def _lookalikes(words: Iterable[str]) -> dict[str, str]:
+    """A name for each word that may hold a typing error, the same for words that one edit makes equal.
+
+    These have a form in common (`_forms`). What is linked by a chain of such words has one name too: the name proposes,
+    and `near_duplicates` decides.
+    """
+    parent: dict[str, str] = {}
+    forms: dict[object, str] = {}
+    for word in dict.fromkeys(words):
+        if len(word) < _SHORTEST_TYPO or _is_guarded(word):
+            continue
+        parent[word] = word
+        for form in _forms(word):
+            parent[_name(parent, forms.setdefault(form, word))] = _name(parent, word)
+    return {word: _name(parent, word) for word in parent}
+
+
+def _forms(word: str) -> Iterator[object]:
+    """What a word has in common with each that one edit makes of it.
+
+    That is the word itself or the word without one of its characters (symmetric deletion, Garbe 2012). A long word has
+    as many of these as characters: of one the first or the last half counts, which an edit leaves as it is.
+    """
+    if len(word) <= _LONG_WORD:
+        yield word
+        yield from (word[:place] + word[place + 1 :] for place in range(len(word)))
+    if len(word) >= _LONG_WORD:
+        for longer in (len(word), len(word) + 1):  # of the two words
+            half = (longer - 2) // 2
+            yield from ((longer, word[:half]), (longer, word[-half:]))
+
+
+def _name(parent: dict[str, str], word: str) -> str:
+    while parent[word] != word:
+        parent[word] = word = parent[parent[word]]
+    return word
+
+
+def _block_keys(example: Example, look: Mapping[str, str]) -> Iterable[object]:
     words = [spoken(text) for text in _questions(example)]
     roles = tuple(message.role for message in example.prompt)
     replies = tuple(spoken(text) for text in example.texts)
     figures = tuple(numbers(text) for text in _questions(example))
-    shape = (_verdict(example), roles, replies, tuple(map(len, words)), figures)
     flat = [word for text in words for word in text]
+    alike = tuple(look.get(word, word) for word in flat)
+    shape = hash((_verdict(example), roles, replies, tuple(map(len, words)), figures, alike))
     pieces = MAX_TYPOS + 1
     for piece in range(pieces):
         start, end = piece * len(flat) // pieces, (piece + 1) * len(flat) // pieces
@@ -201,7 +244,12 @@ def _typos(one: str, other: str) -> int | None:
     for a, b in zip(left, right, strict=True):
         if a == b:
             continue
-        if _is_guarded(a) or _is_guarded(b) or min(len(a), len(b)) < 4 or OSA.distance(a, b, score_cutoff=1) > 1:
+        if (
+            _is_guarded(a)
+            or _is_guarded(b)
+            or min(len(a), len(b)) < _SHORTEST_TYPO
+            or OSA.distance(a, b, score_cutoff=1) > 1
+        ):
             return None
         count += 1
     return count

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, Field
 
 from incremental_llm.chat import Message
+from incremental_llm.dataset.batch import time_and_id
 from incremental_llm.dataset.privacy import Redaction
 from incremental_llm.dataset.settings import CompileSettings
 from incremental_llm.feedback.events import Correction, Interaction, PolicyChange, Thumb
@@ -24,7 +25,7 @@ from incremental_llm.feedback.store import StoredEvent
 class HeldOutReply(BaseModel):
     """One reply of the sample: `up` and `down` count distinct users by their last word, `corrections` are reviewers'.
 
-    Personal data in `messages` is replaced as for training.
+    Personal data and secrets are replaced in every text, but for prompts or replies whose setting is `keep`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,44 +45,47 @@ class HeldOutReply(BaseModel):
 @dataclass
 class _Open:
     served: Interaction
-    thumbs: dict[str, int] = field(default_factory=dict)
-    corrections: dict[str, str] = field(default_factory=dict)
+    said: list[StoredEvent] = field(default_factory=list)
 
 
 def held_out_replies(events: Iterable[StoredEvent], settings: CompileSettings) -> tuple[HeldOutReply, ...]:
     """Every reply of the sample in the order of the log, judged or not, without what policy changes have ended.
 
-    `events` come in the order of the log, in which feedback stands behind its interaction.
+    `events` come in the order of the log, in which feedback stands behind its interaction, whenever it was given.
     """
     found: dict[str, _Open] = {}
     ended: set[str] = set()
-    redaction = Redaction(settings)
+    share, salt = settings.held_out_share, settings.held_out_salt
     for stored in events:
         event = stored.event
-        if isinstance(event, Interaction) and is_held_out(event.conversation, settings.held_out_share):
-            clean = redaction.of(stored).event
-            assert isinstance(clean, Interaction)
-            found[event.id] = _Open(clean)
-        elif isinstance(event, Thumb) and event.interaction in found:
-            found[event.interaction].thumbs[event.user] = event.value
-        elif isinstance(event, Correction) and event.interaction in found:
-            found[event.interaction].corrections[event.id] = event.content
+        if isinstance(event, Interaction) and is_held_out(event.conversation, share, salt):
+            found[event.id] = _Open(event)
+        elif isinstance(event, Thumb | Correction) and event.interaction in found:
+            found[event.interaction].said.append(stored)
         elif isinstance(event, PolicyChange) and settings.may_change_policy(event.reviewer):
             ended.update(event.supersedes)
-    return tuple(_reply(one, ended) for name, one in found.items() if name not in ended)
+    return tuple(_reply(one, ended, settings) for name, one in found.items() if name not in ended)
 
 
-def _reply(one: _Open, ended: set[str]) -> HeldOutReply:
-    served, values = one.served, list(one.thumbs.values())
+def _reply(one: _Open, ended: set[str], settings: CompileSettings) -> HeldOutReply:
+    redaction = Redaction(settings)
+    prompts, replies = settings.personal_data_in_prompts != "keep", settings.personal_data_in_replies != "keep"
+
+    def clean(text: str, replaced: bool) -> str:
+        return redaction.text(text) if replaced else text
+
+    served, said = one.served, [stored.event for stored in sorted(one.said, key=time_and_id)]
+    values = list({event.user: event.value for event in said if isinstance(event, Thumb)}.values())
+    corrections = [event.content for event in said if isinstance(event, Correction) and event.id not in ended]
     return HeldOutReply(
         id=served.id,
         conversation=served.conversation,
         user=served.user,
-        messages=served.messages,
-        reply=served.reply,
+        messages=tuple(Message(role=m.role, content=clean(m.content, prompts)) for m in served.messages),
+        reply=clean(served.reply, replies),
         model=served.model,
         serving=serving_of(served.metadata),
         up=values.count(1),
         down=values.count(-1),
-        corrections=tuple(content for name, content in one.corrections.items() if name not in ended),
+        corrections=tuple(clean(content, replies) for content in corrections),
     )

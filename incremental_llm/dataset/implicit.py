@@ -100,8 +100,6 @@ def _judged(draft: Draft) -> Iterator[ReplyKey]:
 def _problem(
     batch: Batch, sign: Sign, key: ReplyKey, judged: Collection[ReplyKey], verdicts: Verdicts
 ) -> DropReason | None:
-    if not sign.weight:
-        return DropReason.NO_WEIGHT
     if key in judged:
         return DropReason.SAID_OUTRIGHT
     reply = batch.interactions[sign.interaction].reply

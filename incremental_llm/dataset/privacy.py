@@ -17,9 +17,13 @@ from incremental_llm.feedback.store import StoredEvent
 
 
 class Redaction:
-    """Replaces as the settings have it; `counts` are the finds in what was replaced so far, by kind."""
+    """Replaces as the settings have it; `counts` are the finds in what was replaced so far, by kind.
+
+    A text that is longer than the settings allow is not searched: no example may have it (`too_long`).
+    """
 
     def __init__(self, settings: CompileSettings) -> None:
+        self._longest_prompt, self._longest_reply = settings.max_prompt_chars, settings.max_completion_chars
         self._prompts = settings.personal_data_in_prompts == "replace"
         self._replies = settings.personal_data_in_replies == "replace"
         self._public = settings.public_texts
@@ -30,23 +34,31 @@ class Redaction:
         event = self._event(stored.event)
         return stored if event is stored.event else replace(stored, event=event)
 
+    def text(self, text: str) -> str:
+        """Any text without, however long it is; counted."""
+        clean, counts = redact(text, self._public)
+        self.counts.update(counts)
+        return clean
+
     def _event(self, event: Event) -> Event:
         if isinstance(event, Interaction):
-            messages = tuple(map(self._message, event.messages)) if self._prompts else event.messages
-            reply = self._text(event.reply) if self._replies else event.reply
+            messages = self._messages(event.messages) if self._prompts else event.messages
+            reply = self._reply(event.reply) if self._replies else event.reply
             if messages != event.messages or reply != event.reply:
                 return event.model_copy(update={"messages": messages, "reply": reply})
         elif isinstance(event, Correction) and self._replies:
-            content = self._text(event.content)
+            content = self._reply(event.content)
             if content != event.content:
                 return event.model_copy(update={"content": content})
         return event
 
-    def _message(self, message: Message) -> Message:
-        text = self._text(message.content)
-        return message if text == message.content else message.model_copy(update={"content": text})
+    def _messages(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        too_long = sum(len(message.content) for message in messages) > self._longest_prompt
+        return messages if too_long else tuple(map(self._message, messages))
 
-    def _text(self, text: str) -> str:
-        clean, counts = redact(text, self._public)
-        self.counts.update(counts)
-        return clean
+    def _reply(self, reply: str) -> str:
+        return reply if len(reply) > self._longest_reply else self.text(reply)
+
+    def _message(self, message: Message) -> Message:
+        text = self.text(message.content)
+        return message if text == message.content else message.model_copy(update={"content": text})

@@ -65,6 +65,8 @@ class DropReason(StrEnum):
     """Both replies of a pair say the same: nothing to prefer."""
     DIFFERENT_PROMPTS = "different_prompts"
     """A preference between replies to different prompts."""
+    DIFFERENT_PEOPLE = "different_people"
+    """A rephrase event that names questions of two people, or of two conversations: nobody asked again."""
     SECOND_ANSWER_FAILED = "second_answer_failed"
     """The answer to a rephrased question was thumbed down or corrected too."""
     SAID_OUTRIGHT = "said_outright"

@@ -52,7 +52,7 @@ def draft_rephrases(batch: Batch, verdicts: Verdicts, users: Mapping[ReplyKey, i
     """
     drafts = Drafts()
     weight = batch.settings.weights.rephrase
-    found = [*_explicit(batch), *_detected(batch)]
+    found = [*_explicit(batch, drafts), *_detected(batch)]
     failed = _corrected(batch) | {asked.first.id for asked in found}  # a user who asks yet again got no answer
     for asked in found:
         first, second = asked.first, asked.second
@@ -82,15 +82,20 @@ def draft_rephrases(batch: Batch, verdicts: Verdicts, users: Mapping[ReplyKey, i
     return drafts
 
 
-def _explicit(batch: Batch) -> Iterator[Asked]:
+def _explicit(batch: Batch, drafts: Drafts) -> Iterator[Asked]:
+    """What events name, where one person asked twice: anybody can name two replies, and speaks for whoever asked."""
     for event in batch.live(Rephrase):
-        yield Asked(batch.interactions[event.interaction], batch.interactions[event.followup], event)
+        first, second = batch.interactions[event.interaction], batch.interactions[event.followup]
+        if (first.user, first.conversation) == (second.user, second.conversation):
+            yield Asked(first, second, event)
+        else:
+            drafts.drop(event, DropReason.DIFFERENT_PEOPLE, first.user)
 
 
 def _detected(batch: Batch) -> Iterator[Asked]:
     """Neighbours in a user's conversation that ask nearly the same within the window and are named by no event."""
     settings = batch.settings
-    if not settings.detect_rephrases:
+    if not settings.detect_rephrases or not settings.weights.rephrase:
         return
     named = {(event.interaction, event.followup) for event in batch.live(Rephrase)}
     served: dict[tuple[str, str], list[Interaction]] = defaultdict(list)

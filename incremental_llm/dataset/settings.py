@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from incremental_llm.dataset.trust_settings import TrustSettings
+from incremental_llm.feedback.events import Abandon, Copy, Correction, Event, Preference, Ranking, Rephrase, Thumb
 
 
 def _later(default: Any, **told: Any) -> Any:
@@ -30,6 +31,26 @@ class SignalWeights(BaseModel):
     copied: float = _later(0.2, ge=0, description="desirable example from a reply that was copied")
     repeated: float = _later(0.0, ge=0, description="undesirable example from a question asked again word for word")
     abandoned: float = _later(0.0, ge=0, description="undesirable example from a reply at which the user left")
+
+    def of(self, event: Event) -> float:
+        """The largest weight of anything that a feedback event can become; 1 for other events."""
+        match event:
+            case Thumb():
+                return max(self.thumb, self.thumb_pair)
+            case Correction():
+                return self.correction
+            case Preference():
+                return self.preference
+            case Rephrase():
+                return self.rephrase
+            case Ranking():
+                return self.ranking
+            case Copy():
+                return self.copied
+            case Abandon():
+                return self.abandoned
+            case _:
+                return 1.0
 
 
 class CompileSettings(BaseModel):
@@ -73,6 +94,9 @@ class CompileSettings(BaseModel):
 
     held_out_share: float = _later(
         0.0, ge=0, lt=1, description="share of conversations that are never trained on, kept for evaluation"
+    )
+    held_out_salt: str = _later(
+        "", description="secret that draws the held-out conversations, where clients choose their names"
     )
     propensity_cap: float = _later(
         10.0, ge=1, description="largest weight 1/propensity of a reply whose propensity was logged; 1 weighs none"

@@ -46,7 +46,11 @@ def draft_thumbs(batch: Batch, verdicts: Verdicts) -> tuple[Drafts, Verdict]:
             if thumb.value != verdict_of[key]:
                 lost = DropReason.OUTVOTED if verdict_of[key] else DropReason.CONFLICT
                 drafts.drop(thumb, lost, thumb.user)
-        drafts.made += _unpaired(batch, standing[key])
+        unpaired = list(_unpaired(batch, standing[key]))
+        if batch.settings.weights.thumb:
+            drafts.made += unpaired
+        else:
+            drafts.drops += [_without_weight(draft) for draft in unpaired]
     _draft_thumb_pairs(batch, {k: votes for k, votes in standing.items() if votes}, drafts)
     return drafts, verdict_of
 
@@ -163,25 +167,33 @@ def _unpaired(batch: Batch, votes: Sequence[Thumb]) -> Iterator[Draft]:
 
 
 def _draft_thumb_pairs(batch: Batch, standing: Mapping[ReplyKey, Sequence[Thumb]], drafts: Drafts) -> None:
+    weighty = batch.settings.weights.thumb_pair > 0
+    most = batch.settings.prompt_pair_cap if weighty else 0
+    reason = DropReason.OVER_PAIR_CAP if weighty else DropReason.NO_WEIGHT
     by_prompt: dict[object, dict[int, list[Sequence[Thumb]]]] = defaultdict(lambda: {1: [], -1: []})
     for (prompt, _), votes in standing.items():
         by_prompt[prompt][votes[0].value].append(votes)
     for sides in by_prompt.values():
         paired: set[str] = set()
-        for up, down in itertools.islice(itertools.product(sides[1], sides[-1]), batch.settings.prompt_pair_cap):
+        for up, down in itertools.islice(itertools.product(sides[1], sides[-1]), most):
             example = _thumb_pair(batch, up, down)
             drafts.made.append(batch.draft(example, "thumb_pair"))
             paired.update(example.sources)
         if sides[1] and sides[-1]:
-            drafts.drops += [_over_cap(votes) for votes in (*sides[1], *sides[-1]) if votes[0].id not in paired]
+            drafts.drops += [_unmatched(v, reason) for v in (*sides[1], *sides[-1]) if v[0].id not in paired]
 
 
-def _over_cap(votes: Sequence[Thumb]) -> Drop:
+def _without_weight(draft: Draft) -> Drop:
+    example = draft.example
+    return Drop(kind=example.kind, reason=DropReason.NO_WEIGHT, sources=example.sources, users=example.users)
+
+
+def _unmatched(votes: Sequence[Thumb], reason: DropReason) -> Drop:
     """A reply that stands in no pair; not a drop for each pair that was not made, which grow with the square."""
     interactions = sorted({thumb.interaction for thumb in votes})
     return Drop(
         kind="pair",
-        reason=DropReason.OVER_PAIR_CAP,
+        reason=reason,
         sources=(*interactions, *sorted(thumb.id for thumb in votes)),
         users=tuple(sorted({thumb.user for thumb in votes})),
     )

@@ -19,7 +19,7 @@ import orjson
 
 from incremental_llm.chat import canonical_json
 from incremental_llm.feedback.events import MAX_ID, Event, event_to_dict, read_event, references
-from incremental_llm.feedback.serving import BLOCK, serving_of
+from incremental_llm.feedback.serving import serving_fits
 from incremental_llm.feedback.tables import Link, links_of
 
 _PLAIN_TIME = re.compile(
@@ -119,7 +119,7 @@ def _interaction(obj: dict[str, Any]) -> _Found | None:
         if len(message) != 2 or message["role"] not in _ROLES or type(message["content"]) is not str:
             return None
     metadata = obj.get("metadata", {})
-    if type(metadata) is dict and BLOCK in metadata and serving_of(metadata) is None:
+    if type(metadata) is dict and not serving_fits(metadata):
         return None
     inside = _keys(metadata, _NESTED) if type(metadata) is dict else None
     return None if inside is None else _Found((), (("person", obj["user"]),), 2 * len(messages) + inside)

@@ -64,12 +64,13 @@ def choose(request: str, policies: Sequence[str], share: float, seed: int = 0) -
     return Chosen(policies[place], propensity, explored)
 
 
-def is_held_out(conversation: str, share: float) -> bool:
+def is_held_out(conversation: str, share: float, salt: str = "") -> bool:
     """Whether a conversation is in the random sample that is kept for evaluation.
 
-    The sample of a larger share holds that of a smaller one.
+    The sample of a larger share holds that of a smaller one. Where clients name their conversations, a secret `salt`
+    keeps them from choosing a name that is in the sample, or is not.
     """
-    return share > 0 and chance(conversation, "held out") < share
+    return share > 0 and chance(conversation, f"held out {salt}".strip()) < share
 
 
 def chance(name: str, purpose: str) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -107,14 +108,21 @@ def find(text: str, public: Sequence[str] = ()) -> list[Span]:
     spans = [Span(kind, *where) for kind in KINDS for where in _FINDERS[kind](plain)]
     if public:
         spans = [span for span in spans if not _is_public(plain[span.start : span.end], public)]
-    chosen: list[Span] = []
-    for span in sorted(spans, key=lambda span: (span.start - span.end, span.start)):
-        if all(span.end <= other.start or other.end <= span.start for other in chosen):
-            chosen.append(span)
-    chosen.sort(key=lambda span: span.start)
+    chosen = _apart(spans)
     if places is None:
         return chosen
     return [Span(span.kind, places[span.start], places[span.end - 1] + 1) for span in chosen]
+
+
+def _apart(spans: Sequence[Span]) -> list[Span]:
+    """The spans from left to right; of two that overlap the longer one, of equal ones the first."""
+    chosen: list[Span] = []  # by their starts, and disjoint: a span can only meet the two that it falls between
+    for span in sorted(spans, key=lambda span: (span.start - span.end, span.start)):
+        place = bisect(chosen, span.start, key=lambda other: other.start)
+        before, after = chosen[max(0, place - 1) : place], chosen[place : place + 1]
+        if all(other.end <= span.start for other in before) and all(span.end <= other.start for other in after):
+            chosen.insert(place, span)
+    return chosen
 
 
 def _is_public(found: str, public: Sequence[str]) -> bool:
@@ -148,15 +156,13 @@ def _email(text: str) -> Places:
 
 def _handle(text: str) -> Places:
     if "@" in text:
-        for match in _HANDLE.finditer(text):
-            if match.group()[1:].lower() not in _NO_HANDLES and not _is_decorator(text, match):
-                yield match.span()
-
-
-def _is_decorator(text: str, match: re.Match[str]) -> bool:
-    """Whether the word stands alone on its line, as a decorator or an annotation in code does."""
-    before, after = text[: match.start()].rpartition("\n")[2], text[match.end() :].partition("\n")[0]
-    return not before.strip() and not after.strip() and "\n" in text
+        lines, start = text.split("\n"), 0
+        for line in lines:
+            alone = line.strip() if len(lines) > 1 else ""  # on its line, as a decorator or an annotation in code does
+            for match in _HANDLE.finditer(line):
+                if match.group() != alone and match.group()[1:].lower() not in _NO_HANDLES:
+                    yield start + match.start(), start + match.end()
+            start += len(line) + 1
 
 
 def _phone(text: str) -> Places:

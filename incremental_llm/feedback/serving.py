@@ -4,7 +4,8 @@
      "propensity": 0.05, "explored": true, "logprob": -12.3}
 
 The one design fact: it is checked strictly where an event comes in, and read leniently from the log. A propensity that
-is wrong would be a weight that is wrong; what an older log kept under that name stays readable and weighs nothing.
+is wrong would be a weight that is wrong; what an older log kept under that name stays readable, and weighs nothing
+where it is no such block.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 BLOCK = "serving"
 """The key of the block in an interaction's metadata."""
+
+LEAST_PROPENSITY = 1e-6
+"""The smallest propensity that is taken in: no server draws a policy for one request in more than a million."""
 
 Setting = Annotated[bool | int | float | str | None, Field(union_mode="smart")]
 
@@ -53,25 +57,38 @@ class Serving(BaseModel):
     logprob: float | None = Field(None, le=0, exclude_if=absent)
 
 
-class ServingBlock(BaseModel):
+class _Incoming(Serving):
+    propensity: float | None = Field(None, ge=LEAST_PROPENSITY, le=1, exclude_if=absent)
+
+
+class _IncomingBlock(BaseModel):
     """Metadata as far as this block goes, so that an error says where it stands."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    serving: Serving | None = None
+    serving: _Incoming | None = None
 
 
 def check_serving(metadata: Mapping[str, Any]) -> None:
-    """Raises pydantic's ValidationError where there is a block that does not fit."""
+    """Raises pydantic's ValidationError where there is a block that does not fit, such as too small a propensity."""
     if BLOCK in metadata:
-        ServingBlock.model_validate({BLOCK: metadata[BLOCK]})
+        _IncomingBlock.model_validate({BLOCK: metadata[BLOCK]})
+
+
+def serving_fits(metadata: Mapping[str, Any]) -> bool:
+    """Whether `check_serving` has nothing to say."""
+    try:
+        check_serving(metadata)
+    except ValidationError:
+        return False
+    return True
 
 
 def serving_of(metadata: Mapping[str, Any]) -> Serving | None:
     """The block of an interaction's metadata; None where there is none, or one that does not fit."""
-    if BLOCK not in metadata:
+    if metadata.get(BLOCK) is None:
         return None
     try:
-        return ServingBlock.model_validate({BLOCK: metadata[BLOCK]}).serving
+        return Serving.model_validate(metadata[BLOCK])
     except ValidationError:
         return None

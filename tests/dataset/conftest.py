@@ -72,7 +72,7 @@ class Log:
 
         The reviewer "boss" may change the policy unless the settings say who.
         """
-        others = ("superseded", "accepted", "suite_texts", "suite_passages", "young", "rehearsed")
+        others = ("superseded", "accepted", "suite_texts", "suite_passages", "young", "rehearsed", "policy_version")
         given = {name: arguments.pop(name) for name in others if name in arguments}
         settings = CompileSettings.model_validate({"policy_reviewers": ["boss"]} | arguments)
         context = {stored.event.id: stored for stored in self.events[:after]}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from incremental_llm.chat import Message
-from incremental_llm.dataset import PairExample, SftExample, UnpairedExample, opponents
+from incremental_llm.dataset import PairExample, SftExample, UnpairedExample, dedup, opponents
 from incremental_llm.dataset.dedup import exact_key, group_near, near_duplicates, normalised, same_statement
 from incremental_llm.dataset.examples import Example
 
@@ -142,6 +142,41 @@ def test_blocks_find_what_comparing_all_with_all_finds(texts: list[str]) -> None
         if match == position:
             kept.append(position)
     assert group_near(examples) == expected
+
+
+_ANY_WORD = st.text("abc", min_size=4, max_size=7) | st.text("ab", min_size=30, max_size=35)
+
+
+@given(_ANY_WORD, st.data())
+def test_words_that_one_edit_makes_equal_look_alike(word: str, data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(word) - 2))
+    before, one, two, after = word[:place], word[place], word[place + 1], word[place + 2 :]
+    edited = data.draw(
+        st.sampled_from([before + two + after, before + two + one + after, before + "c" + two + after, word + "c"])
+    )
+    assume(len(edited) >= 4)
+    look = dedup._lookalikes([word, "warranty", edited])
+    assert look[word] == look[edited]
+    assert look["warranty"] == "warranty"
+
+
+def test_questions_from_a_template_with_the_same_reply_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+
+    def counted(one: Example, other: Example) -> bool:
+        nonlocal compared
+        compared += 1
+        return repeats(one, other)
+
+    repeats = dedup._repeats
+    monkeypatch.setattr(dedup, "_repeats", counted)
+    generator = random.Random(0)
+    named = ["".join(generator.choices("bdfgklmnprstaeiou", k=12)) for _ in range(500)]
+    asked = [f"Can you please tell me the current price of {name} in the online shop today" for name in named]
+    assert group_near([example(text) for text in asked]) == list(range(500))
+    assert compared == 0
+    typo = asked[7].replace("price", "pirce")
+    assert group_near([example(text) for text in (*asked, typo)])[-1] == 7
 
 
 def test_five_thousand_examples_are_grouped() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from incremental_llm.dataset import CompileSettings, held_out_replies
 from incremental_llm.feedback.exploration import is_held_out
 
@@ -59,3 +61,36 @@ def test_the_sample_has_every_reply_and_what_people_said_of_it(log):
     assert second.serving is not None and second.serving.policy == "production@8"
     assert "serving" not in first.model_dump(mode="json")
     assert held_out_replies(log.events, CompileSettings()) == ()
+
+
+def test_the_last_word_is_the_latest_and_not_the_last_to_arrive(log):
+    log.served("i1", conversation=IN)
+    log.down("t1", "i1", "u1")
+    log.up("t2", "i1", "u1")
+    settings = CompileSettings(held_out_share=SHARE)
+    served, down, up = log.events
+    for events in ([served, down, up], [served, up, down]):
+        assert [(one.up, one.down) for one in held_out_replies(events, settings)] == [(1, 0)]
+
+
+@pytest.mark.parametrize(("what", "said"), [("drop", "ask [EMAIL]"), ("keep", "ask mira@example.com")])
+def test_replies_and_corrections_leave_without_personal_data(log, what, said):
+    log.served("i1", "I am mira@example.com " * 9, "ask mira@example.com", conversation=IN)
+    log.corrected("k1", "i1", "ask mira@example.com")
+    settings = CompileSettings(held_out_share=SHARE, personal_data_in_replies=what, max_prompt_chars=20)
+    (one,) = held_out_replies(log.events, settings)
+    assert (one.reply, one.corrections) == (said, (said,))
+    assert "mira" not in one.messages[0].content
+
+
+def test_a_secret_salt_draws_another_sample(log):
+    for n in range(200):
+        log.up(f"t{n}", log.served(f"i{n}", conversation=f"c{n}"))
+    plain, salted, other = (
+        {one.id for one in held_out_replies(log.events, CompileSettings(held_out_share=SHARE, held_out_salt=salt))}
+        for salt in ("", "secret", "another")
+    )
+    assert plain != salted != other and 30 < len(salted) < 90
+    account = log.compile(held_out_share=SHARE, held_out_salt="secret").account
+    assert {name for name, outcome in account.items() if outcome == "held_out" and name[0] == "i"} == salted
+    assert "held_out_salt" not in CompileSettings(held_out_share=SHARE).model_dump(mode="json")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from incremental_llm.dataset import CompiledDataset
+from incremental_llm.dataset import CompiledDataset, privacy
+from incremental_llm.feedback.redact import redact
 
 ASKED = "I am @mira_b, write to mira@example.com or ring +44 1632 960134. My password is hunter2!"
 
@@ -38,6 +39,16 @@ def test_a_reply_that_holds_some_is_left_out_unless_told(log, told, made):
     assert [example.completion for example in dataset.sft] == made
     assert (dataset.account["k1"] == "personal_data") is (told == "drop")
     assert dataset.redacted == ({"email": 1} if told == "replace" else {})
+
+
+def test_a_text_that_is_too_long_anyway_is_not_searched(log, monkeypatch):
+    searched = []
+    monkeypatch.setattr(privacy, "redact", lambda text, public: (searched.append(text), redact(text, public))[1])
+    log.corrected("k1", log.served("i1", "@abc " * 11, "ok"), "fine")
+    log.corrected("k2", log.served("i2", "a short one", "@abc " * 11), "@abc " * 12)
+    dataset = log.compile(personal_data_in_replies="replace", max_prompt_chars=50, max_completion_chars=50)
+    assert searched == ["ok", "fine", "a short one"]
+    assert {dataset.account[name] for name in ("i1", "k1", "i2", "k2")} == {"too_long"}
 
 
 def test_what_is_public_stays_everywhere(log):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,8 @@ from incremental_llm.replay import ReplayBuffer
 
 def served(log, name: str, propensity: float | None = None, policy: str = "production@7", **more) -> str:
     chance = {} if propensity is None else {"propensity": propensity}
-    return log.served(
-        name, f"Question {name}?", f"reply {name}", metadata={"serving": {"policy": policy, **chance}}, **more
-    )
+    asked = more.pop("asked", f"Question {name}?")
+    return log.served(name, asked, f"reply {name}", metadata={"serving": {"policy": policy, **chance}}, **more)
 
 
 def weights(dataset: CompiledDataset) -> dict[str, float]:
@@ -53,10 +53,50 @@ def test_of_two_replies_the_chances_multiply_and_of_one_reply_the_largest_counts
     log.up("t1", "i1")
     log.down("t2", "i2")
     log.down("t3", "i3", "u2")
-    dataset = log.compile(propensity_cap=100)
-    (pair,) = dataset.pairs
-    mean = (2 + 5 + 2.5 + 1 / (0.5 * 0.4)) / 4
-    assert pair.weight == pytest.approx(1.25 * 5 / mean)
+    log.preferred("p1", served(log, "i4", 0.5), served(log, "i5", 0.5, asked="Question i4?"))
+    pair, other = log.compile(propensity_cap=100).pairs
+    mean = (1 / (0.5 * 0.4) + 1 / (0.5 * 0.5)) / 2
+    assert (pair.weight, other.weight) == pytest.approx((1.25 * 5 / mean, 4 / mean))
+
+
+def test_the_mean_of_each_kind_stays_one(log):
+    """Each kind is a phase of training; a pair has two chances, and would else be trained at several times the rate."""
+    for n in range(6):
+        (log.up if n % 2 else log.down)(f"t{n}", served(log, f"i{n}", 0.95 - 0.1 * n))
+    for n in range(4):
+        one, other = served(log, f"a{n}", 0.9), served(log, f"b{n}", 0.05 + 0.2 * n, asked=f"Question a{n}?")
+        log.preferred(f"p{n}", one, other)
+    dataset = log.compile(trust={"enabled": False})
+    for examples in (dataset.unpaired, dataset.pairs):
+        assert len({example.weight for example in examples}) > 2
+        assert sum(example.weight for example in examples) / len(examples) == pytest.approx(1)
+
+
+def test_what_duplicates_weigh_is_the_mean_of_them(log):
+    """One explored reply of many that are the same says as little as the others about what is served."""
+    for n in range(4):
+        name = log.served(
+            f"i{n}", "Open?", "yes", metadata={"serving": {"policy": "p", "propensity": [0.1, 0.8][n > 0]}}
+        )
+        log.up(f"t{n}", name, f"u{n}")
+    log.up("t9", served(log, "i9", 0.5), "u9")
+    dataset = log.compile(user_weight_step=0, trust={"enabled": False})
+    same = (10 + 3 / 0.8) / 4
+    mean = (same + 2) / 2
+    assert [e.weight for e in dataset.unpaired] == pytest.approx([same / mean, 2 / mean])
+
+
+def test_chances_that_multiply_to_nothing_reach_the_cap(log):
+    """An older log took in any propensity above 0."""
+    for name, reply in (("i1", "a"), ("i2", "b")):
+        log.served(name, reply=reply)
+        stored = log.events[-1]
+        block = {"serving": {"policy": "p", "propensity": 1e-200}}
+        log.events[-1] = replace(stored, event=stored.event.model_copy(update={"metadata": block}))
+    log.preferred("p1", "i1", "i2")
+    dataset = log.compile()
+    assert [pair.weight for pair in dataset.pairs] == [1.0]
+    assert dataset.weighting.capped == 1
 
 
 def test_a_reviewers_own_words_were_drawn_by_no_policy(log):
@@ -64,7 +104,7 @@ def test_a_reviewers_own_words_were_drawn_by_no_policy(log):
     log.up("t2", served(log, "i2", 0.9))
     dataset = log.compile(policy_decay=0.5)
     assert dataset.sft[0].weight == 1.0
-    assert dataset.pairs[0].weight > 1 > dataset.unpaired[0].weight
+    assert dataset.weighting.weighted == 2
 
 
 def test_replies_of_older_versions_count_less_by_the_version(log):
@@ -76,6 +116,23 @@ def test_replies_of_older_versions_count_less_by_the_version(log):
     dataset = log.compile(policy_decay=0.5)
     assert weights(dataset) == {"i1": 1, "i2": 0.25, "i3": 1, "i4": 1}
     assert (dataset.weighting.older, dataset.weighting.weighted) == (1, 0)
+
+
+def test_a_version_that_is_not_there_yet_makes_no_other_one_old(log):
+    log.up("t1", served(log, "i1", policy="production@7"))
+    log.up("t2", served(log, "i2", policy="production@6"))
+    log.up("t3", served(log, "i3", policy="production@999999999"))
+    dataset = log.compile(policy_decay=0.5, policy_version=7)
+    assert weights(dataset) == {"i1": 1, "i2": 0.5, "i3": 1}
+    assert dataset.weighting.older == 1
+
+
+def test_what_is_very_old_still_counts(log):
+    log.up("t1", served(log, "i1", policy="production@7"))
+    log.up("t3", served(log, "i3", policy="production@999999999"))
+    dataset = log.compile(policy_decay=0.5)
+    assert weights(dataset) == {"i1": 0.05, "i3": 1}
+    assert dataset.account["t1"] == "used"
 
 
 def test_how_it_was_served_goes_with_the_example_through_the_disk_and_the_buffer(log, tmp_path):

@@ -342,7 +342,8 @@ def ask_twice(log, second="How long is the warranty, in days?", reply="45 days",
 
 
 def test_a_rephrase_is_a_lighter_pair_on_the_first_prompt_and_an_undesirable_reply(log):
-    log.rephrased("r1", log.served("i1", "What is the term?"), log.served("i2", "Until when can I return?", "45 days"))
+    log.served("i1", "What is the term?", conversation="c1")
+    log.rephrased("r1", "i1", log.served("i2", "Until when can I return?", "45 days", conversation="c1"))
     dataset = log.compile()
     (pair,), (unpaired,) = dataset.pairs, dataset.unpaired
     assert (pair.prompt[0].content, pair.chosen, pair.rejected) == ("What is the term?", "45 days", "wrong")
@@ -461,6 +462,65 @@ def test_a_rephrase_and_a_thumb_down_on_the_same_reply_are_one_example(log):
     assert dataset.drops == ()
 
 
+def test_thumbs_without_weight_are_not_there(log):
+    log.up("t1", log.served("i1"))
+    dataset = log.compile(weights={"thumb": 0, "thumb_pair": 0})
+    assert dataset.examples == () and dataset.account == {"i1": "no_weight", "t1": "no_weight"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "kinds", "dropped"),
+    [({"thumb": 0}, {"pair"}, {"no_weight": 2}), ({"thumb_pair": 0}, {"unpaired"}, {"no_weight": 2})],
+)
+def test_thumbs_can_have_weight_in_pairs_alone_or_one_by_one(log, weights, kinds, dropped):
+    log.up("t1", log.served("i1", reply="good"))
+    log.down("t2", log.served("i2", reply="bad"))
+    dataset = log.compile(weights=weights)
+    assert ({example.kind for example in dataset.examples}, dataset.drop_counts()) == (kinds, dropped)
+    assert set(dataset.account.values()) == {"used"}
+
+
+@pytest.mark.parametrize("silent", ["preference", "ranking", "rephrase", "correction"])
+def test_what_has_no_weight_stands_against_nothing(log, silent):
+    log.served("i1", "How long is it?", "14 days", conversation="c1")
+    log.served("i2", "How long is it?", "30 days")
+    log.preferred("f1", "i1", "i2", "u1") if silent != "preference" else log.ranked("f1", "i1", "i2", user="u1")
+    match silent:
+        case "preference":
+            log.preferred("f2", "i2", "i1", "u2")
+        case "ranking":
+            log.ranked("f2", "i2", "i1", user="u2")
+        case "rephrase":
+            log.rephrased("f2", "i1", log.served("i3", "Until when can I?", "30 days", conversation="c1"))
+        case "correction":
+            log.corrected("f2", "i1", "30 days")
+    assert log.compile().account["f1"] != "used"
+    dataset = log.compile(weights={silent: 0})
+    assert (dataset.account["f1"], dataset.account["f2"]) == ("used", "no_weight")
+    assert all(example.weight > 0 and "f2" not in example.sources for example in dataset.examples)
+
+
+def test_a_rephrasing_that_was_found_without_weight_silences_no_copy(log):
+    ask_twice(log)
+    log.copied("y1", "i1")
+    assert log.compile().account["y1"] == "said_outright"
+    assert log.compile(weights={"rephrase": 0}).account["y1"] == "used"
+
+
+@pytest.mark.parametrize("other", [{"user": "stranger"}, {"conversation": "elsewhere"}])
+def test_a_rephrase_of_somebody_elses_question_says_nothing(log, other):
+    log.served("i1", "What is the term?", "one", conversation="c1")
+    log.served("i2", "Until when?", "two", **{"conversation": "c1"} | other)
+    log.rephrased("q1", "i1", "i2")
+    dataset = log.compile()
+    assert dataset.examples == ()
+    assert (reasons(dataset, "pair"), reasons(dataset, "unpaired")) == (
+        {"different_people": 1},
+        {"different_people": 1},
+    )
+    assert dataset.account == dict.fromkeys(("i1", "i2", "q1"), "different_people")
+
+
 def test_a_second_answer_that_reviewers_overrule_is_not_chosen(log):
     ask_twice(log, reply="60 days")
     log.corrected("k1", "i1", "45 days")
@@ -474,16 +534,16 @@ def test_a_second_answer_that_is_known_to_be_wrong_is_not_chosen(log, tonight):
     log.served("before", "How many days is it?", "Two weeks.")
     log.corrected("k1", "before", "45 days")
     accepted = () if tonight else log.compile().corrections
-    log.served("a", "Tell me about the term.", "No idea.")
-    log.rephrased("q1", "a", log.served("b", "How many days is it?", "two weeks"))
+    log.served("a", "Tell me about the term.", "No idea.", conversation="c1")
+    log.rephrased("q1", "a", log.served("b", "How many days is it?", "two weeks", conversation="c1"))
     dataset = log.compile(after=0 if tonight else 2, accepted=accepted)
     assert reasons(dataset, "pair") == {"second_answer_failed": 1}
     assert dataset.account["a"] == "second_answer_failed"
 
 
 def test_a_rephrase_whose_pair_is_outvoted_blames_nobody(log):
-    log.served("i1", "What is the term?", "one")
-    log.rephrased("r1", "i1", log.served("i2", "Until when?", "two"))
+    log.served("i1", "What is the term?", "one", conversation="c1")
+    log.rephrased("r1", "i1", log.served("i2", "Until when?", "two", conversation="c1"))
     log.served("i3", "What is the term?", "two")
     log.preferred("p1", "i1", "i3", "u1")
     log.preferred("p2", "i1", "i3", "u2")

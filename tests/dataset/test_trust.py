@@ -248,8 +248,9 @@ def test_what_is_served_to_those_behind_a_phrase_does_not_make_it_common(log):
 def test_a_rephrasing_falls_with_its_held_pair(log):
     common(log)
     for n in range(6):
-        log.served(f"i{n}", f"How long {'q' * (n + 2)}?", f"plain {n}", user=f"u{n % 2}")
-        log.served(f"j{n}", f"How long {'q' * (n + 2)} then?", f"{WORDS[n]} zorbo quux", user=f"u{n % 2}")
+        by = {"user": f"u{n % 2}", "conversation": f"c{n}"}
+        log.served(f"i{n}", f"How long {'q' * (n + 2)}?", f"plain {n}", **by)
+        log.served(f"j{n}", f"How long {'q' * (n + 2)} then?", f"{WORDS[n]} zorbo quux", **by)
         log.rephrased(f"r{n}", f"i{n}", f"j{n}")
     dataset = log.compile()
     assert dataset.drop_counts() == {"suspicious_lift": 12}

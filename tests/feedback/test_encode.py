@@ -123,6 +123,7 @@ def either_way(raw: bytes) -> Encoded | str:
 @example(b'{"type":"thumb","id":"t1","time":"2026-11-01T12:00:00Z","interaction":"i1","user":"u1","value":-0}')
 @example(json.dumps(INTERACTION | {"metadata": {"serving": {"policy": "p@1", "propensity": 1.5}}}).encode())
 @example(json.dumps(INTERACTION | {"metadata": {"serving": {"policy": "p@1", "propensity": 0.5}}}).encode())
+@example(json.dumps(INTERACTION | {"metadata": {"serving": {"policy": "p@1", "propensity": 1e-9}}}).encode())
 @example(json.dumps(INTERACTION | {"metadata": {"serving": None}}).encode())
 @example(json.dumps(INTERACTION).replace("30 days", r"\ud800").encode())
 @example(json.dumps(INTERACTION | {"reply": "\ud83d\ude00"}).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ from incremental_llm.feedback import (
     read_event,
     references,
 )
-from incremental_llm.feedback.events import MAX_DEPTH
+from incremental_llm.feedback.events import MAX_DEPTH, load_event
 from incremental_llm.feedback.serving import serving_of
 
 TIME = "2026-11-01T12:00:00Z"
@@ -101,6 +102,7 @@ def test_equal_times_in_other_zones_are_the_same_event() -> None:
         (line("interaction", metadata={"serving": "web"}), "serving: Input should be a valid dictionary"),
         (line("interaction", metadata={"serving": {}}), "serving.policy: missing"),
         (line("interaction", metadata={"serving": SERVED | {"propensity": 0}}), "serving.propensity: Input should be"),
+        (line("interaction", metadata={"serving": SERVED | {"propensity": 9e-7}}), "greater than or equal to 0.000001"),
         (line("interaction", metadata={"serving": SERVED | {"propensity": 1.01}}), "serving.propensity: Input should"),
         (line("interaction", metadata={"serving": SERVED | {"propensity": "0.5"}}), "serving.propensity: Input should"),
         (line("interaction", metadata={"serving": SERVED | {"propensty": 0.5}}), "unknown field 'serving.propensty'"),
@@ -131,6 +133,14 @@ def test_a_serving_block_is_kept_as_it_is_and_read() -> None:
     assert served is not None and served.model_dump(mode="json") == metadata["serving"]
     assert (served.policy, served.propensity, served.explored) == ("production@7", 0.05, True)
     assert serving_of({"channel": "web"}) is None
+
+
+def test_a_propensity_that_an_older_log_took_in_stays_readable() -> None:
+    old = json.dumps(line("interaction", metadata={"serving": SERVED | {"propensity": 1e-200}}))
+    event = load_event("interaction", old)
+    assert isinstance(event, Interaction)
+    served = serving_of(event.metadata)
+    assert served is not None and served.propensity == 1e-200
 
 
 def test_an_unknown_type_is_kept_whole() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from incremental_llm.feedback import personal_data
-from incremental_llm.feedback.redact import find, redact
+from incremental_llm.feedback.redact import Span, _apart, find, redact
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,50 @@ def test_not_personal(text: str) -> None:
 def test_long_texts_take_no_time() -> None:
     for filler in ("1 " * 20_000, "a@" * 20_000, "A1" * 20_000, ":" * 40_000, "a." * 20_000 + "@"):
         personal_data(filler)
+
+
+spans = st.builds(
+    lambda start, length, kind: Span(kind, start, start + length),
+    st.integers(0, 20),
+    st.integers(1, 8),
+    st.sampled_from(["email", "phone", "handle"]),
+)
+
+
+@given(st.lists(spans, max_size=12))
+def test_of_spans_that_overlap_the_longest_stay(found: list[Span]) -> None:
+    chosen: list[Span] = []
+    for span in sorted(found, key=lambda span: (span.start - span.end, span.start)):
+        if all(span.end <= other.start or other.end <= span.start for other in chosen):
+            chosen.append(span)
+    assert _apart(found) == sorted(chosen, key=lambda span: span.start)
+
+
+@pytest.mark.parametrize(
+    ("text", "handles"),
+    [
+        ("@staff_only\nclass A: ...", []),
+        ("class A:\r\n    @staff_only \r\n    def b(self): ...", []),
+        ("@staff_only", ["@staff_only"]),
+        ("write to\n  @staff_only today\n@mira_b\n", ["@staff_only"]),
+        ("@staff_only @mira_b\nthere", ["@staff_only", "@mira_b"]),
+    ],
+)
+def test_a_handle_that_stands_alone_on_one_of_several_lines_is_code(text: str, handles: list[str]) -> None:
+    assert [text[span.start : span.end] for span in find(text)] == handles
+
+
+def test_many_finds_are_each_compared_with_their_neighbours_alone() -> None:
+    ends = 0
+
+    class Counting(int):
+        def __le__(self, other: int) -> bool:
+            nonlocal ends
+            ends += 1
+            return int(self) <= other
+
+    assert len(_apart([Span("handle", 10 * n, Counting(10 * n + 4)) for n in range(2000)])) == 2000
+    assert ends < 3 * 2000
 
 
 def test_finds_are_replaced_where_they_stand_in_the_text_as_it_was() -> None:
