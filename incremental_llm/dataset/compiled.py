@@ -55,8 +55,8 @@ class CompiledDataset(BaseModel):
     `first_seq` and `last_seq` bound the batch, both 0 for an empty one. `superseded` are the ids that this
     batch's policy changes name. `trust` says what the trust controls found and scaled; without them neither it nor
     `settings.trust` is written, as in datasets of before there were any, and what is missing reads as off: so these
-    keep their bytes and digests, and a dataset that was made under them always says under which. `weighting` says how records were
-    weighed by how their replies were served, None where nothing of it was logged.
+    keep their bytes and digests, and a dataset that was made under them always says under which. `weighting` says how
+    records were weighed by how their replies were served, None where nothing of it was logged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
