@@ -200,7 +200,8 @@ def _weighed(
         places = [n for n in left if examples[n].kind == kind]
         before = [examples[n].weight for n in places]
         said = [None if n in exempt else messages[n] for n in places]
-        people = carriers(before, [() if n in exempt else examples[n].users for n in places])
+        backers = [set() if n in exempt else set(examples[n].users) for n in places]
+        people = carriers(before, [names - batch.young or names for names in backers])
         scaled = partial(
             capped_both,
             messages=said,

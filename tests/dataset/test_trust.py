@@ -252,6 +252,16 @@ def test_whoever_agrees_with_everybody_does_not_have_them_scaled_down(log):
     assert {e.weight for e in log.compile().unpaired} == {1.25}
 
 
+def test_new_accounts_do_not_carry_what_a_heavy_user_says(log):
+    for n in range(30):
+        log.up(f"t{n}", log.served(f"i{n}", f"Question {'x' * (n + 1)}?", f"{'y' * (n + 1)}"), "heavy")
+        log.up(f"s{n}", f"i{n}", f"new{n}")
+    many(log, 30, "unlike {n} others", user="u")
+    dataset = log.compile(young=frozenset(f"new{n}" for n in range(30)))
+    own = sum(e.weight for e in dataset.unpaired if "heavy" in e.users)
+    assert own == pytest.approx(0.1 * sum(e.weight for e in dataset.unpaired), rel=1e-4)
+
+
 def test_two_who_say_all_the_same_share_one_cap(log):
     for n in range(30):
         log.up(f"t{n}", log.served(f"i{n}", f"Question {'x' * (n + 1)}?", f"{'y' * (n + 1)}"), "twin1")
