@@ -107,3 +107,12 @@ def test_balance_scales_the_heavier_side_no_lower_than_half_and_never_an_only_on
     assert balanced([1.0, 400.0], [False, True], 4.0) == [1.0, 200.0]
     assert balanced([1.0, 1.0], [False, False], 1.0) == [1.0, 1.0]
     assert balanced([], [], 1.0) == []
+
+
+def test_where_both_caps_cannot_hold_that_of_people_does_from_the_weights_as_they_were():
+    people = ["heavy" if n < 50 else f"u{n}" for n in range(100)]
+    messages = [n if n < 50 else 99 for n in range(100)]
+    after = capped_both([1.0] * 100, messages, people, 0.1, 0.1)
+    assert largest(after, people) == pytest.approx(0.1)
+    assert largest(after, messages) > 0.1
+    assert after[50:] == [1.0] * 50
