@@ -8,10 +8,11 @@ first is history, the others are nights. Attackers add so many feedback events f
 drawn by chance, the slow drip to all five; their accounts are new that night or, where the attack says aged (and for
 the heavy user and the drip), were there in the history. Every figure is over five seeds. `reached_training_...` is the
 share of attackers' feedback events that became examples, `weight_...` their share of the loss weight; `_without` is
-trust.enabled=false.
+trust.enabled=false. `weight_one_thumb_...` is that of one old account's thumb down in a night of nothing but praise.
 
 False holds: the clean log day by day, as nightly runs would see it, and the demo's first three nights; the share of
-examples that trust left out.
+examples that trust left out. `clean_weight_kept` is the share of the clean log's loss weight that stays on the same
+examples with controls, each day's weights brought to the same total, the mean over days.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from poison_log import ATTACKS, days_of, nights_of, people_log
-from poison_nights import CONTROLS, NIGHTS, Nights, Reached, Simulated, attacked, clean
+from poison_nights import CONTROLS, NIGHTS, Nights, Reached, Simulated, attacked, clean, one_thumb, weight_kept
 from record import record
 
 from incremental_llm.dataset import USED, CompileSettings, DropReason
@@ -32,7 +33,7 @@ from incremental_llm.evaluation.intervals import wilson
 from incremental_llm.feedback import Event, parse_event
 
 SHARES = (0.5, 1.0, 2.0, 5.0)
-SEEDS = range(5)
+SEEDS = 5
 HELD = (
     DropReason.OVER_TOPIC_CAP,
     DropReason.SUSPICIOUS_LIFT,
@@ -42,10 +43,12 @@ HELD = (
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def table(nights: Nights) -> dict[str, float]:
+def table(nights: Nights, seeds: int) -> dict[str, float]:
     """All attacks at all shares, with and without, printed and as figures."""
     figures: dict[str, float] = {}
-    logs = {(which, seed): clean(nights, settings, seed) for which, settings in CONTROLS.items() for seed in SEEDS}
+    logs = {
+        (which, seed): clean(nights, settings, seed) for which, settings in CONTROLS.items() for seed in range(seeds)
+    }
     print(f"{'attack':14} {'share':>6} {'events':>7} {'reached':>8} {'with':>6} {'weight':>7} {'with':>7}  left out")
     for name in ATTACKS:
         for share in SHARES:
@@ -79,6 +82,26 @@ def false_holds(events: Sequence[Event], settings: CompileSettings) -> tuple[Cou
     return held, made
 
 
+def clean_weight_kept(events: Sequence[Event]) -> float:
+    """Share of the clean log's loss weight that stays on the same examples with controls; the mean over its days."""
+    logs = [Simulated(CONTROLS[which]) for which in ("without", "with")]
+    kept = [
+        (sum(e.weight for e in one.examples), weight_kept(one.examples, other.examples))
+        for one, other in ([log.night(day) for log in logs] for day in days_of(events))
+    ]
+    return sum(weight * share for weight, share in kept) / sum(weight for weight, _ in kept)
+
+
+def one_thumb_of(nights: Nights) -> dict[str, float]:
+    """An old account's single thumb down in a night of nothing but praise: its share of the loss weight."""
+    figures = {}
+    for which, settings in CONTROLS.items():
+        reached = Reached()
+        one_thumb(nights, clean(nights, settings, 0)[-1], reached)
+        figures[f"weight_one_thumb_{which}"] = reached.weight / reached.whole
+    return figures
+
+
 def _demo() -> list[list[Event]]:
     """The nights that teach, without the lines that are broken on purpose."""
     nights: list[list[Event]] = []
@@ -100,6 +123,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--train", action="store_true", help="also train, and ask the model")
     parser.add_argument("--out", type=Path, default=Path("poison_runs"), help="where --train keeps its adapters")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="fewer are a quick look, and are not recorded")
     parser.add_argument("--no-record", action="store_true")
     told = parser.parse_args()
     events = people_log(told.data)
@@ -107,13 +131,15 @@ def main() -> None:
     low, high = wilson(sum(held.values()), made)
     print(f"false holds: {sum(held.values())} of {made} clean examples ({low:.2%} to {high:.2%}): {dict(+held)}")
     figures = {"false_holds": sum(held.values()) / made, "false_holds_low": low, "false_holds_high": high}
-    figures |= {"clean_examples": made}
-    figures |= table(nights_of(events, NIGHTS + 1))
+    figures |= {"clean_examples": made, "clean_weight_kept": clean_weight_kept(events)}
+    figures |= one_thumb_of(nights_of(events, NIGHTS + 1))
+    print(f"clean weight kept {figures['clean_weight_kept']:.1%}, one thumb {figures['weight_one_thumb_with']:.2%}")
+    figures |= table(nights_of(events, NIGHTS + 1), told.seeds)
     if told.train:
         from poison_training import trained
 
         figures |= trained(nights_of(events, NIGHTS + 1), told.out)
-    if not told.no_record:
+    if not told.no_record and told.seeds == SEEDS:
         record("poison", figures, f"python benchmarks/poison.py --data FOLDER{' --train' if told.train else ''}")
 
 

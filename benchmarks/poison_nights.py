@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from poison_log import ATTACKS, Attack, served, stored
+from poison_log import ATTACKS, Attack, served, stored, thumb
 
 from incremental_llm.chat import last_user_text
 from incremental_llm.dataset import USED, CompiledDataset, CompileSettings, Example, compile_dataset
 from incremental_llm.feedback import Event, StoredEvent, references
-from incremental_llm.feedback.events import Interaction
+from incremental_llm.feedback.events import Interaction, Thumb
 
 NIGHTS = 5
 REPLAYED = 400  # examples that replay remembers
@@ -76,13 +76,16 @@ class Reached:
     whole: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
 
-    def add(self, dataset: CompiledDataset, feedback: Iterable[str]) -> None:
+    def add(self, dataset: CompiledDataset, feedback: Collection[str]) -> None:
         for name in feedback:
             self.sent += 1
             self.used += dataset.account[name] == USED
             self.reasons[dataset.account[name]] += 1
+        sent = set(feedback)
         for example in dataset.examples:
             share = sum(user.startswith("evil") for user in example.users) / len(example.users)
+            if not share and not sent.isdisjoint(example.sources):  # said in another's name
+                share = 1.0
             self.weight += share * example.weight
             self.whole += example.weight
 
@@ -117,11 +120,37 @@ def attacked(
         start, end = _last_day(night)
         interactions = [event for event in night if isinstance(event, Interaction)]
         questions = sorted({last_user_text(one.messages) for one in interactions})
-        attack = Attack(f"{name}{number}", rng, start, end, questions, [one.reply for one in interactions])
+        attack = Attack(
+            f"{name}{number}", rng, start, end, questions, [one.reply for one in interactions], interactions
+        )
         evil = make(attack, room, "evilaged" if aged else "evilnew")
         dataset = log.night([*night, *evil])
         reached.add(dataset, [event.id for event in evil if event.type != "interaction"])
     return dataset
+
+
+def one_thumb(nights: Nights, log: Simulated, reached: Reached) -> None:
+    """The last night without its thumbs down, and one of them by an old account on something made up."""
+    start, end = _last_day(nights[-1])
+    praise = [event for event in nights[-1] if not (isinstance(event, Thumb) and event.value < 0)]
+    asked = served("x-one", start, "evilaged0", [{"role": "user", "content": "Are you honest?"}], "Always, and fair.")
+    evil = thumb(asked.id, end, "evilaged0", -1)
+    reached.add(log.copy().night([*praise, asked, evil]), [evil.id])
+
+
+def weight_kept(one: Iterable[Example], other: Iterable[Example]) -> float:
+    """How much of the loss weight of `one` is on the same examples in `other`, both brought to a total of 1.
+
+    1 less their total variation distance: what is held or scaled goes to others, and counts once.
+    """
+    shares = []
+    for examples in (one, other):
+        weights: dict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
+        for example in examples:
+            weights[example.id, example.sources] += example.weight
+        whole = sum(weights.values())
+        shares.append({name: weight / whole for name, weight in weights.items()} if whole else {})
+    return sum(min(weight, shares[1].get(name, 0.0)) for name, weight in shares[0].items())
 
 
 def _last_day(night: Sequence[Event]) -> tuple[datetime, datetime]:

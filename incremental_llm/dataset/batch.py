@@ -13,6 +13,7 @@ from incremental_llm.dataset.examples import Example, Kind
 from incremental_llm.dataset.filters import Filters
 from incremental_llm.dataset.reasons import SEVERITY, Drop, DropReason
 from incremental_llm.dataset.settings import CompileSettings
+from incremental_llm.dataset.voices import Side, winner
 from incremental_llm.feedback.events import (
     Abandon,
     Copy,
@@ -93,7 +94,7 @@ class Batch:
     `named` are the ids that this batch's policy changes supersede, with those of `accepted` corrections that said the
     same of the same prompt: it is a truth that ends, not one reviewer's record of it. `gone` are these and the ones
     superseded before; `barred` are all ids that nothing can stand on, with the reason. `young` are the people whose
-    accounts are young.
+    accounts are young; reviewers never are: an operator gave them their key.
     """
 
     def __init__(
@@ -109,7 +110,8 @@ class Batch:
         self.events = tuple(sorted(events, key=time_and_id))
         self.settings = settings
         self.trust = settings.trust.in_effect
-        self.young = young if self.trust.enabled else frozenset()
+        reviewers = {one.reviewer for one in self._of(Correction)} | {one.reviewer for one in self._of(PolicyChange)}
+        self.young = young - reviewers if self.trust.enabled else frozenset()
         self.place = {stored.event.id: place for place, stored in enumerate(self.events)}
         everything = [*(stored.event for stored in context.values()), *(stored.event for stored in self.events)]
         self.interactions = {event.id: event for event in everything if isinstance(event, Interaction)}
@@ -161,6 +163,10 @@ class Batch:
                 return first.user if first else ""
             case _:
                 return ""
+
+    def winner(self, sides: Mapping[Side, Collection[str]]) -> Side | None:
+        """Which side of a conflict wins by its distinct people; None where none has the margin."""
+        return winner(sides, self.young, self.trust.conflict_margin, self.trust.young_weight)
 
     def reply_key(self, interaction: str) -> ReplyKey:
         """The key of an interaction's reply."""

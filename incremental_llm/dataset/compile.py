@@ -25,6 +25,7 @@ from incremental_llm.dataset.rephrases import draft_rephrases
 from incremental_llm.dataset.settings import CompileSettings
 from incremental_llm.dataset.signals import draft_preferences, draft_thumbs, settle_pairs
 from incremental_llm.dataset.trust import vet, within_topics
+from incremental_llm.dataset.voices import backing
 from incremental_llm.feedback.events import Event, Interaction, PolicyChange, UnknownEvent
 from incremental_llm.feedback.store import StoredEvent
 
@@ -79,7 +80,7 @@ def compile_dataset(
         else:
             drops.append(_drop(draft, reason))
     kept, weighting = weigh(kept, batch, policy_version)
-    vetted = vet(batch, _merged(kept, settings, drops), rehearsed)
+    vetted = vet(batch, _merged(kept, batch, drops), rehearsed)
     examples, drops = vetted.examples, [*drops, *vetted.drops]
     trained = {name for example in examples if isinstance(example, SftExample) for name in example.sources}
     account = _account(batch, examples, drops)
@@ -120,7 +121,7 @@ def _drop(draft: Draft, reason: DropReason) -> Drop:
     return Drop(kind=example.kind, reason=reason, sources=example.sources, users=example.users)
 
 
-def _merged(drafts: Sequence[Draft], settings: CompileSettings, drops: list[Drop]) -> list[Example]:
+def _merged(drafts: Sequence[Draft], batch: Batch, drops: list[Drop]) -> list[Example]:
     """One example for each group of duplicates, with the group's sources, users and weight.
 
     The first text stays. A repeat that brings texts of other interactions is counted as dropped; several signals about
@@ -142,7 +143,7 @@ def _merged(drafts: Sequence[Draft], settings: CompileSettings, drops: list[Drop
             near[original].append(draft)
             brought[original] |= draft.interactions
     spoken = [_spoken(group) for group in near.values()]
-    merged = [_one(group, said, settings) for group, said in zip(near.values(), spoken, strict=True)]
+    merged = [_one(group, said, batch) for group, said in zip(near.values(), spoken, strict=True)]
     return normalise(merged, [merged_inverse(said) for said in spoken])
 
 
@@ -151,11 +152,12 @@ def _spoken(group: Sequence[Draft]) -> list[Draft]:
     return [draft for draft in group if not draft.example.implicit] or list(group)
 
 
-def _one(group: Sequence[Draft], said: Sequence[Draft], settings: CompileSettings) -> Example:
+def _one(group: Sequence[Draft], said: Sequence[Draft], batch: Batch) -> Example:
     users = tuple(sorted({user for draft in group for user in draft.example.users}))
     sources = tuple(dict.fromkeys(name for draft in group for name in draft.example.sources))
     voices = {user for draft in said for user in draft.example.users}
-    factor = min(settings.user_weight_cap, 1 + settings.user_weight_step * (len(voices) - 1))
+    step, cap = batch.settings.user_weight_step, batch.settings.user_weight_cap
+    factor = backing(voices, batch.young, batch.trust.young_weight, step, cap)
     weight = max(draft.example.weight for draft in said) * factor
     together: dict[str, object] = {"users": users, "sources": sources, "weight": weight}
     together["serving"] = tuple(dict.fromkeys(one for draft in group for one in draft.example.serving))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from incremental_llm.artifacts import write_atomic
 from incremental_llm.chat import canonical_json, json_digest
@@ -19,12 +19,14 @@ from incremental_llm.dataset.propensity import Weighting
 from incremental_llm.dataset.reasons import Drop
 from incremental_llm.dataset.settings import CompileSettings
 from incremental_llm.dataset.trust_report import TrustReport
+from incremental_llm.dataset.trust_settings import TrustSettings
 from incremental_llm.errors import InputError, IntegrityError
 from incremental_llm.feedback.serving import absent
 
 USED = "used"
 """What `account` says of an event that an example came from, and of a policy change that counts."""
 
+_OFF = TrustSettings(enabled=False)
 _HEAD = "dataset.json"
 _FILES: dict[str, type[BaseModel]] = {
     "sft": SftExample,
@@ -51,8 +53,10 @@ class CompiledDataset(BaseModel):
     `account` gives every event of the batch `"used"` or the reason why not, exactly once. `outcomes` counts the same by
     event type. `redacted` counts the personal data and secrets of the batch that placeholders stand for, by kind.
     `first_seq` and `last_seq` bound the batch, both 0 for an empty one. `superseded` are the ids that this
-    batch's policy changes name. `trust` says what the trust controls found and scaled, `weighting` how records were
-    weighed by how their replies were served, None where nothing of it was logged.
+    batch's policy changes name. `trust` says what the trust controls found and scaled; without them neither it nor
+    `settings.trust` is written, as in datasets of before there were any, and what is missing reads as off: so these
+    keep their bytes and digests, and a dataset that was made under them always says under which. `weighting` says how
+    records were weighed by how their replies were served, None where nothing of it was logged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +75,14 @@ class CompiledDataset(BaseModel):
     trust: TrustReport = TrustReport()
     settings: CompileSettings
     weighting: Weighting | None = Field(None, exclude_if=absent)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _untold_trust_is_off(cls, given: Any) -> Any:
+        settings = given.get("settings") if isinstance(given, dict) else None
+        if not isinstance(settings, dict) or "trust" in settings:
+            return given
+        return given | {"settings": settings | {"trust": _OFF}}
 
     @property
     def examples(self) -> tuple[Example, ...]:
@@ -142,6 +154,10 @@ class CompiledDataset(BaseModel):
         head = self.model_dump(mode="json", exclude=set(_FILES))
         head["superseded"] = sorted(self.superseded)
         head["settings"]["policy_reviewers"] = sorted(self.settings.policy_reviewers)
+        if self.settings.trust == _OFF:
+            del head["settings"]["trust"]
+            if self.trust == TrustReport():
+                del head["trust"]
         return head
 
 

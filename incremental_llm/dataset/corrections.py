@@ -9,10 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from incremental_llm.chat import Message
 from incremental_llm.dataset.batch import Batch, Drafts
-from incremental_llm.dataset.dedup import normalised, prompt_key, same_statement
+from incremental_llm.dataset.dedup import normalised, prompt_key, same_statement, spoken
 from incremental_llm.dataset.examples import PairExample, SftExample
 from incremental_llm.dataset.reasons import Drop, DropReason
-from incremental_llm.dataset.voices import adults
 from incremental_llm.feedback.events import Correction
 
 
@@ -49,7 +48,7 @@ class Verdicts:
     def contradicts_accepted(self, prompt: object, content: str) -> bool:
         """Whether an earlier accepted correction of the same prompt says something else."""
         known = self._earlier.right.get(prompt)
-        return bool(known) and not _among(content, known or ())
+        return bool(known) and spoken(content) not in (known or ())
 
     def objection(self, prompt: object, *, praised: str | None = None, blamed: str | None = None) -> DropReason | None:
         """Why a user's verdict cannot stand beside the reviewers' one; None when it can."""
@@ -61,24 +60,26 @@ class Verdicts:
 
     def allows_inferred(self, prompt: object, reply: str) -> bool:
         """Whether `reply` may count as good without anyone having said so: not where reviewers wrote another one."""
-        known = [*self._now.right.get(prompt, ()), *self._earlier.right.get(prompt, ())]
-        return not known or _among(reply, known)
+        known = self._now.right.get(prompt, set()) | self._earlier.right.get(prompt, set())
+        return not known or spoken(reply) in known
 
 
 class _Side:
+    """What was said of prompts, as `spoken` has it: equal for equal statements."""
+
     def __init__(self) -> None:
-        self.right: dict[object, list[str]] = {}
-        self.wrong: dict[object, list[str]] = {}
+        self.right: dict[object, set[tuple[str, ...]]] = {}
+        self.wrong: dict[object, set[tuple[str, ...]]] = {}
 
     def settle(self, prompt: object, right: Sequence[str], wrong: Sequence[str]) -> None:
-        self.right.setdefault(prompt, []).extend(right)
-        self.wrong.setdefault(prompt, []).extend(wrong)
+        self.right.setdefault(prompt, set()).update(map(spoken, right))
+        self.wrong.setdefault(prompt, set()).update(map(spoken, wrong))
 
     def objects(self, prompt: object, praised: str | None, blamed: str | None) -> bool:
         right = self.right.get(prompt, ())
-        if praised is not None and _among(praised, self.wrong.get(prompt, ())) and not _among(praised, right):
+        if praised is not None and spoken(praised) in self.wrong.get(prompt, ()) and spoken(praised) not in right:
             return True
-        return blamed is not None and _among(blamed, right)
+        return blamed is not None and spoken(blamed) in right
 
 
 def draft_corrections(
@@ -100,40 +101,35 @@ def draft_corrections(
         else:
             by_prompt[prompt].append(event)
     for prompt, events in by_prompt.items():
-        winners = _settled(events, drafts, batch.young)
+        winners = _settled(events, drafts)
         replies = [batch.interactions[event.interaction].reply for event in winners or _last_of_each(events)]
-        proposed = [event.content for event in winners or events]
+        proposed = {spoken(event.content) for event in winners or events}
         verdicts.settle(
             prompt,
             right=[event.content for event in winners],
-            wrong=[reply for reply in replies if not _among(reply, proposed)],
+            wrong=[reply for reply in replies if spoken(reply) not in proposed],
         )
         won += _made(batch, winners, drafts)
     return drafts, verdicts, won
 
 
-def _settled(events: Sequence[Correction], drafts: Drafts, young: frozenset[str]) -> list[Correction]:
+def _settled(events: Sequence[Correction], drafts: Drafts) -> list[Correction]:
     """The corrections of one prompt that hold, by time; the others are dropped with their reason.
 
-    Young accounts count only where all reviewers of the prompt are.
+    Reviewers whose accounts are young count as all others do: an operator gave them their key.
     """
     last = {event.reviewer: event for event in events}
     standing = []
     for event in events:
-        if _among(event.content, [last[event.reviewer].content]):
+        if same_statement(event.content, last[event.reviewer].content):
             standing.append(event)
         else:
             drafts.drop(event, DropReason.REPLACED, event.reviewer)
-    camps: list[list[Correction]] = []
+    camps: dict[tuple[str, ...], list[Correction]] = defaultdict(list)
     for event in standing:
-        camp = next((camp for camp in camps if _among(event.content, [camp[0].content])), None)
-        if camp is None:
-            camps.append([event])
-        else:
-            camp.append(event)
-    heard = adults(last, young)
-    quorum = [camp for camp in camps if 2 * len(heard & {event.reviewer for event in camp}) > len(heard)]
-    for camp in camps:
+        camps[spoken(event.content)].append(event)
+    quorum = [camp for camp in camps.values() if 2 * len({event.reviewer for event in camp}) > len(last)]
+    for camp in camps.values():
         if not quorum or camp is not quorum[0]:
             for event in camp:
                 drafts.drop(event, DropReason.OUTVOTED if quorum else DropReason.NO_QUORUM, event.reviewer)
@@ -179,7 +175,3 @@ def _draft_one(batch: Batch, interaction: str, events: Sequence[Correction], dra
         prompt=served.messages, chosen=content, rejected=served.reply, weight=weight, sources=sources, users=users
     )
     drafts.made.append(batch.draft(better, "correction"))
-
-
-def _among(text: str, texts: Iterable[str]) -> bool:
-    return any(same_statement(text, other) for other in texts)

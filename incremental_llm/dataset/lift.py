@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from incremental_llm.dataset.dedup import tokens
+from incremental_llm.dataset.dedup import spoken, tokens
 from incremental_llm.dataset.examples import Example, PairExample, SftExample, UnpairedExample
 from incremental_llm.dataset.trust_report import Lift
 from incremental_llm.dataset.trust_settings import TrustSettings
@@ -26,12 +26,22 @@ LEAST_REFERENCE = 100
 
 @dataclass
 class _Phrase:
-    """`examples` (positions) hold it and `people` back these; `before` earlier examples of nobody else hold it too."""
+    """`examples` (positions) hold it and `people` back these; `before` earlier examples of nobody else hold it too.
+
+    `known` texts of others hold it, and `witnesses` are the first of these others."""
 
     examples: set[int] = field(default_factory=set)
     people: set[str] = field(default_factory=set)
     before: int = 0
     known: int = 0
+    witnesses: set[str] = field(default_factory=set)
+
+    def heard(self, people: set[str], enough: int) -> None:
+        """Another text holds it, that these people were served or were behind."""
+        if others := people - self.people:
+            self.known += 1
+            if len(self.witnesses) < enough:
+                self.witnesses |= others
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,10 @@ def suspicious(
 
     `behind` are the people who are for each example's reply, `served` are (user, reply). What the people behind a
     phrase taught before counts with it, so that a phrase that comes a little every night is added up as far as the
-    replay buffer remembers; what was served to them counts nowhere, or they could make it look common. Examples in
+    replay buffer remembers; what was served to them counts nowhere, or they could make it look common. Nor does what
+    was served to young accounts, or to one person twice; and a phrase of fewer than `known_people` others is new,
+    however often they were served it. Who was behind
+    an earlier example counts whatever the age of the account, since that example was vetted. Examples in
     `exempt` (positions) are reported and never held.
     """
     replies = {n: text for n, example in enumerate(examples) if (text := taught(example)) is not None}
@@ -74,7 +87,7 @@ def suspicious(
     needed = settings.lift_min_people if people >= 2 * settings.lift_min_people else 1  # of few people all is of few
     phrases = _phrases(behind, replies)
     before = [(set(old.users), text) for old in rehearsed if (text := taught(old)) is not None]
-    others = [({user}, text) for user, text in served]
+    others = list({(user, spoken(text)): ({user}, text) for user, text in served if user not in young}.values())
     if len(before) + len(others) < LEAST_REFERENCE:
         return Found()
     for backers, text in before:
@@ -82,10 +95,10 @@ def suspicious(
             if backers and backers <= phrase.people:
                 phrase.before += 1
             else:
-                phrase.known += 1
+                phrase.heard(backers, settings.known_people)
     for asker, text in others:
         for phrase in _among(text, phrases):
-            phrase.known += asker.isdisjoint(phrase.people)
+            phrase.heard(asker, settings.known_people)
     lifts: list[tuple[Lift, frozenset[int]]] = []
     for gram, phrase in phrases.items():
         lift = _lift(gram, phrase, len(replies), len(before) + len(others), settings, young, needed)
@@ -116,8 +129,9 @@ def _lift(
 ) -> Lift | None:
     count, of = len(phrase.examples) + phrase.before, taught + phrase.before
     others = reference - phrase.before
-    score = likelihood_ratio(count, of, phrase.known, others)
-    ratio = ((count + 0.5) / (of + 1)) / ((phrase.known + 0.5) / (others + 1))
+    known = phrase.known if len(phrase.witnesses) >= settings.known_people else 0
+    score = likelihood_ratio(count, of, known, others)
+    ratio = ((count + 0.5) / (of + 1)) / ((known + 0.5) / (others + 1))
     if count < settings.lift_min_examples or score < settings.lift_score or ratio < settings.lift_ratio:
         return None
     return Lift(
@@ -125,7 +139,7 @@ def _lift(
         score=round(score, 2),
         examples=count,
         taught=of,
-        known=phrase.known,
+        known=known,
         reference=others,
         people=len(phrase.people),
         young=len(phrase.people & young),

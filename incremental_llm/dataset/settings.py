@@ -131,6 +131,8 @@ class CompileSettings(BaseModel):
         default=95.0, gt=0, le=100, description="similarity (Indel ratio) from which a question stands in a suite"
     )
 
+    # Not `_later`: it changes what a night is made of by default, so recipes that name it or not have another digest
+    # than before there was any, and one that turns it off must not be written down as one that says nothing.
     trust: TrustSettings = Field(default=TrustSettings(), description="how far few people can move a night")
 
     policy_reviewers: frozenset[str] = Field(

@@ -12,7 +12,6 @@ from incremental_llm.dataset.corrections import Verdicts
 from incremental_llm.dataset.dedup import normalised, prompt_key
 from incremental_llm.dataset.examples import PairExample, UnpairedExample
 from incremental_llm.dataset.reasons import Drop, DropReason
-from incremental_llm.dataset.voices import winner
 from incremental_llm.feedback.events import Correction, Thumb
 
 Verdict = dict[ReplyKey, int]
@@ -97,7 +96,7 @@ def settle_pairs(batch: Batch, drafts: Drafts) -> Drafts:
         voices = {side: {user for draft in camp for user in draft.example.users} for side, camp in camps.items()}
         if len(voices) < 2:
             continue
-        won = winner(voices, batch.young, batch.trust.conflict_margin)
+        won = batch.winner(voices)
         for side, camp in camps.items():
             if side != won:
                 reason = DropReason.CONFLICT if won is None else DropReason.OUTVOTED
@@ -145,7 +144,7 @@ def _counting(batch: Batch, drafts: Drafts) -> list[Thumb]:
 
 def _majority(votes: Sequence[Thumb], batch: Batch) -> int:
     sides = {value: {thumb.user for thumb in votes if thumb.value == value} for value in (1, -1)}
-    return winner(sides, batch.young, batch.trust.conflict_margin) or 0
+    return batch.winner(sides) or 0
 
 
 def _unpaired(batch: Batch, votes: Sequence[Thumb]) -> Iterator[Draft]:

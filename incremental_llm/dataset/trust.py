@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from incremental_llm.chat import last_user_text
 from incremental_llm.dataset.batch import Batch, Draft, Drafts
 from incremental_llm.dataset.clusters import cluster
 from incremental_llm.dataset.examples import KINDS, Example, Kind, PairExample, UnpairedExample
+from incremental_llm.dataset.known import known
 from incremental_llm.dataset.lift import suspicious, taught
 from incremental_llm.dataset.reasons import Drop, DropReason
-from incremental_llm.dataset.shares import balanced, bound, capped_both, largest
+from incremental_llm.dataset.shares import balanced, bound, capped_both, carriers, largest, sides
 from incremental_llm.dataset.trust_report import Balance, Share, TrustReport
 from incremental_llm.feedback.events import Correction, Thumb, references
 
@@ -36,7 +38,7 @@ class Vetted:
 
 
 def within_topics(batch: Batch, drafts: Drafts) -> Drafts:
-    """Drafts but for those of users who have said as much on the topic as counts, the earliest first.
+    """Drafts but for those of users who have said as much on the topic or the question as counts, the earliest first.
 
     A draft of several users stays while it is within the cap of one of them. Corrections are nobody's click, and stay.
     """
@@ -46,18 +48,16 @@ def within_topics(batch: Batch, drafts: Drafts) -> Drafts:
         busy.update(draft.example.users)
     if max(busy.values(), default=0) <= cap:
         return drafts
-    topics = dict(zip(map(id, clicks), _topics(batch, clicks), strict=True))
+    subjects = dict(zip(map(id, clicks), _subjects(batch, clicks), strict=True))
     said: dict[tuple[str, str], set[str]] = defaultdict(set)
     kept = Drafts(drops=list(drafts.drops))
     for draft in sorted(drafts.made, key=lambda draft: (draft.order, draft.example.sources)):
-        if (topic := topics.get(id(draft))) is None:
-            kept.made.append(draft)
-            continue
+        about = subjects.get(id(draft), ())
         event = draft.example.sources[-1]
-        own = [said[user, topic] for user in draft.example.users]
-        if any(event in events or len(events) < cap for events in own):
+        own = [[said[user, subject] for subject in about] for user in draft.example.users]
+        if not about or any(all(event in events or len(events) < cap for events in of) for of in own):
             kept.made.append(draft)
-            for events in own:
+            for events in (events for of in own for events in of):
                 events.add(event)
         else:
             kept.drops.append(_drop(draft.example, DropReason.OVER_TOPIC_CAP))
@@ -75,12 +75,13 @@ def vet(batch: Batch, examples: Sequence[Example], rehearsed: Sequence[Example] 
     corrections = {stored.event.id for stored in batch.events if isinstance(stored.event, Correction)}
     reviewed = [not corrections.isdisjoint(example.sources) for example in examples]
     exempt = {n for n, by_reviewer in enumerate(reviewed) if by_reviewer and not settings.cap_reviewers}
-    known = _known(batch, examples, rehearsed)
-    messages = cluster([*map(_said, examples), *known], settings.cluster_similarity)
+    messages = cluster(list(map(_said, examples)), settings.cluster_similarity)
     behind = list(_behind(batch, examples))
     found = suspicious(examples, behind, rehearsed, _served(batch, examples), settings, batch.young, exempt)
     reasons = dict.fromkeys(found.held, DropReason.SUSPICIOUS_LIFT)
-    reasons |= dict.fromkeys(_young_alone(batch, examples, behind, messages), DropReason.YOUNG_ACCOUNTS)
+    reasons |= dict.fromkeys(
+        _young_alone(batch, examples, behind, messages, _heard(batch, examples, rehearsed)), DropReason.YOUNG_ACCOUNTS
+    )
     reasons |= dict.fromkeys(_below_quorum(batch, examples, reviewed), DropReason.NO_PAIR_QUORUM)
     reasons |= dict(_same_click(batch, examples, reasons))
     drops = [_drop(examples[n], reason) for n, reason in sorted(reasons.items())]
@@ -102,13 +103,17 @@ def vet(batch: Batch, examples: Sequence[Example], rehearsed: Sequence[Example] 
     )
 
 
-def _topics(batch: Batch, drafts: Sequence[Draft]) -> Iterator[str]:
-    """What each draft is about: the topic that its interaction names, or the cluster of its question."""
+def _subjects(batch: Batch, drafts: Sequence[Draft]) -> Iterator[tuple[str, ...]]:
+    """What each draft is about, all of which is capped: the cluster of its question, and the topic if one is named.
+
+    Never the named topic alone: whoever sends the interaction names it.
+    """
     asked = [last_user_text(draft.example.prompt) for draft in drafts]
     clusters = cluster(asked, batch.trust.cluster_similarity)
     for draft, place in zip(drafts, clusters, strict=True):
         named = (batch.interactions[name].metadata.get("topic") for name in sorted(draft.interactions))
-        yield next((f"topic {topic}" for topic in named if isinstance(topic, str) and topic), f"question {place}")
+        topic = next((topic for topic in named if isinstance(topic, str) and topic), None)
+        yield (f"question {place}",) if topic is None else (f"question {place}", f"topic {topic}")
 
 
 def _behind(batch: Batch, examples: Sequence[Example]) -> Iterator[frozenset[str]]:
@@ -123,22 +128,31 @@ def _behind(batch: Batch, examples: Sequence[Example]) -> Iterator[frozenset[str
 
 
 def _young_alone(
-    batch: Batch, examples: Sequence[Example], behind: Sequence[frozenset[str]], messages: Sequence[int]
+    batch: Batch,
+    examples: Sequence[Example],
+    behind: Sequence[frozenset[str]],
+    messages: Sequence[int],
+    heard: Iterable[tuple[str, str]],
 ) -> Iterator[int]:
     """Examples of a message that only young accounts stand behind, and enough of them to look like one hand.
 
-    Not where the message is known (`messages` beyond those of the examples): what is said anyway, such as a greeting,
-    is praised by many.
+    Not where the message is known from what was `heard` (person, reply): what is said anyway, such as a greeting, is
+    praised by many.
     """
-    known = set(messages[len(examples) :])
+    settings = batch.trust
     groups: dict[tuple[bool, int], list[int]] = defaultdict(list)
     for position, example in enumerate(examples):
         groups[taught(example) is not None, messages[position]].append(position)
-    for (_, message), positions in groups.items():
-        if message in known:
-            continue
+    for key, positions in list(groups.items()):
         people = frozenset().union(*(behind[position] for position in positions))
-        if people <= batch.young and len(people) >= batch.trust.young_alone_from:
+        if not people <= batch.young or len(people) < settings.young_alone_from:
+            del groups[key]
+    said: dict[int, list[str]] = defaultdict(list)
+    for (_, message), positions in groups.items():
+        said[message] += (_said(examples[position]) for position in positions)
+    anyway = known(said, heard, settings.cluster_similarity, settings.known_people)
+    for (_, message), positions in groups.items():
+        if message not in anyway:
             yield from positions
 
 
@@ -163,10 +177,10 @@ def _below_quorum(batch: Batch, examples: Sequence[Example], reviewed: Sequence[
             yield position
 
 
-def _known(batch: Batch, examples: Sequence[Example], rehearsed: Sequence[Example]) -> list[str]:
-    """Replies that older accounts were served or were behind in earlier increments."""
-    heard = [reply for user, reply in _served(batch, examples) if user not in batch.young]
-    return [*heard, *(_said(old) for old in rehearsed if not batch.young.issuperset(old.users))]
+def _heard(batch: Batch, examples: Sequence[Example], rehearsed: Sequence[Example]) -> Iterator[tuple[str, str]]:
+    """(person, reply) of older accounts: what they were served, or were behind in earlier increments."""
+    yield from ((user, reply) for user, reply in _served(batch, examples) if user not in batch.young)
+    yield from ((user, _said(old)) for old in rehearsed for user in old.users if user not in batch.young)
 
 
 def _served(batch: Batch, examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
@@ -184,53 +198,65 @@ def _weighed(
     balance = None
     for kind in KINDS:
         places = [n for n in left if examples[n].kind == kind]
-        before = [_young_factor(batch, examples[n]) * examples[n].weight for n in places]
-        level = before
-        good = [isinstance(example := examples[n], UnpairedExample) and example.desirable for n in places]
+        before = [examples[n].weight for n in places]
+        said = [None if n in exempt else messages[n] for n in places]
+        backers = [set() if n in exempt else set(examples[n].users) for n in places]
+        people = carriers(before, [names - batch.young or names for names in backers])
+        scaled = partial(
+            capped_both,
+            messages=said,
+            people=people,
+            message_share=settings.cluster_share,
+            user_share=settings.user_share,
+        )
         if kind == "unpaired":
-            level = balanced(before, good, settings.max_imbalance)
-        clusters = [() if n in exempt else (messages[n],) for n in places]
-        people = [() if n in exempt else examples[n].users for n in places]
-        after = capped_both(level, clusters, people, settings.cluster_share, settings.user_share)
-        shares += _share(kind, "people", people, level, after, settings.user_share)
-        shares += _share(kind, "messages", clusters, level, after, settings.cluster_share)
-        if kind == "unpaired" and places:
-            balance = _balance(before, after, good)
+            good = [isinstance(example := examples[n], UnpairedExample) and example.desirable for n in places]
+            voices = _fewest(batch, [examples[n] for n in places], good)
+            ratio = settings.max_imbalance if voices >= settings.balance_people else math.inf
+            after = balanced(before, good, ratio, scaled)
+            balance = _balance(before, after, good, settings.max_imbalance, voices) if places else None
+        else:
+            after = scaled(before)
+        shares += _share(kind, "people", people, before, after, settings.user_share)
+        shares += _share(kind, "messages", said, before, after, settings.cluster_share)
         weights |= dict(zip(places, after, strict=True))
     return weights, shares, balance
 
 
-def _young_factor(batch: Batch, example: Example) -> float:
-    if not example.users:
-        return 1.0
-    share = len(batch.young.intersection(example.users)) / len(example.users)
-    return 1 - (1 - batch.trust.young_weight) * share
+def _fewest(batch: Batch, examples: Sequence[Example], good: Sequence[bool]) -> int:
+    """How many people, young accounts aside, are on the side of praise or of blame that has fewer of them."""
+    sides: dict[bool, set[str]] = {True: set(), False: set()}
+    for example, is_good in zip(examples, good, strict=True):
+        sides[is_good].update(example.users)
+    return min(len(people - batch.young) for people in sides.values())
 
 
 def _share(
     kind: Kind,
     of: str,
-    holders: Sequence[Sequence[str] | Sequence[int]],
+    holders: Sequence[str | None] | Sequence[int | None],
     before: Sequence[float],
     after: Sequence[float],
     share: float,
 ) -> Iterator[Share]:
-    groups = len({group for held in holders for group in held})
+    groups = len({holder for holder, weight in zip(holders, before, strict=True) if holder is not None and weight > 0})
     if groups:
         shares = [round(largest(weights, holders), _DIGITS) for weights in (before, after)]
         cap = round(bound(share, groups), _DIGITS)
         yield Share(kind=kind, of=of, groups=groups, cap=cap, before=shares[0], after=shares[1])
 
 
-def _balance(before: Sequence[float], after: Sequence[float], good: Sequence[bool]) -> Balance:
-    def total(weights: Sequence[float], side: bool) -> float:
-        return round(math.fsum(w for w, is_good in zip(weights, good, strict=True) if is_good is side), _DIGITS)
-
+def _balance(
+    before: Sequence[float], after: Sequence[float], good: Sequence[bool], limit: float, people: int
+) -> Balance:
+    was, now = ([round(total, _DIGITS) for total in sides(weights, good)] for weights in (before, after))
     return Balance(
-        desirable=total(before, True),
-        undesirable=total(before, False),
-        desirable_after=total(after, True),
-        undesirable_after=total(after, False),
+        desirable=was[0],
+        undesirable=was[1],
+        desirable_after=now[0],
+        undesirable_after=now[1],
+        limit=limit,
+        people=people,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel, ConfigDict, Field
 
 from incremental_llm.dataset.examples import Kind
+from incremental_llm.feedback.serving import absent
 
 
 class _Record(BaseModel):
@@ -28,19 +29,32 @@ class Share(_Record):
 
 
 class Balance(_Record):
-    """Loss weight of desirable and undesirable examples, before and after scaling."""
+    """Loss weight of desirable and undesirable examples, before and after scaling.
+
+    `limit` is the ratio that was asked for, and `people` are the distinct ones, young accounts aside, on the side that
+    has fewer; reports of before have neither.
+    """
 
     desirable: float
     undesirable: float
     desirable_after: float
     undesirable_after: float
+    limit: float | None = Field(None, exclude_if=absent)
+    people: int | None = Field(None, exclude_if=absent)
+
+    @property
+    def reached(self) -> bool:
+        """Whether no side has more than `limit` times the other, or there is only one."""
+        less, more = sorted((self.desirable_after, self.undesirable_after))
+        return not less or self.limit is None or more <= self.limit * less * (1 + 1e-4)
 
 
 class Lift(_Record):
     """A phrase that is much more frequent in what would be taught than in what was served and taught before.
 
-    `examples` of `taught` hold it, and `known` of `reference` texts; `score` is the log-likelihood ratio. `people` back
-    it, `young` of them are young accounts. `held` says whether its examples were left out.
+    `examples` of `taught` hold it, and `known` of `reference` texts (0 where too few people were served it); `score` is
+    the log-likelihood ratio. `people` back it, `young` of them are young accounts. `held` says whether its examples
+    were left out.
     """
 
     phrase: str
@@ -69,12 +83,15 @@ class TrustReport(_Record):
         for share in self.shares:
             if share.before > share.cap + 1e-6:
                 who = "the largest message" if share.of == "messages" else "the most active person"
-                yield f"{share.kind}: {who} had {share.before:.0%} of the loss weight and has {share.after:.0%} now"
-        if self.balance is not None and self.balance != _unscaled(self.balance):
-            sums = self.balance
+                short = f"; the cap of {share.cap:.0%} was not reached" if share.after > share.cap + 1e-4 else ""
+                told = f"{who} had {share.before:.0%} of the loss weight and has {share.after:.0%} now"
+                yield f"{share.kind}: {told}{short}"
+        sums = self.balance
+        if sums is not None and (sums != _unscaled(sums) or not sums.reached):
+            short = "" if sums.reached else f"; not within 1 to {sums.limit:g}, with {sums.people} people on one side"
             yield (
                 f"desirable to undesirable loss weight was {sums.desirable:.4g} to {sums.undesirable:.4g}, now "
-                f"{sums.desirable_after:.4g} to {sums.undesirable_after:.4g}"
+                f"{sums.desirable_after:.4g} to {sums.undesirable_after:.4g}{short}"
             )
         for lift in self.lifts:
             young = f", {lift.young} of them new" if lift.young else ""

@@ -30,14 +30,20 @@ class TrustSettings(BaseModel):
     )
 
     young_days: float = Field(7.0, ge=0, description="days since a person's first event for an account to be young")
-    young_weight: float = Field(0.5, ge=0, le=1, description="factor on the weight of what only young accounts back")
+    young_weight: float = Field(0.5, ge=0, le=1, description="how much of a person a young account is, in weights")
     young_alone_from: int = Field(
         3,
         ge=1,
         description="young accounts that say the same, with nobody else, from which it is held; 1: always held",
     )
 
-    user_share: float = Field(0.1, gt=0, le=1, description="largest share of one person in a kind's loss weight")
+    known_people: int = Field(
+        3,
+        ge=1,
+        description="people, young accounts aside, who must have been served a message or a phrase for it to be known",
+    )
+
+    user_share: float = Field(0.1, gt=0, le=1, description="largest share of a kind's loss weight that one carries")
     cluster_share: float = Field(0.1, gt=0, le=1, description="largest share of near-duplicate replies, together")
     cluster_similarity: float = Field(
         0.7, gt=0, le=1, description="Jaccard similarity of words and word pairs from which replies are near duplicates"
@@ -47,6 +53,10 @@ class TrustSettings(BaseModel):
     )
     max_imbalance: float = Field(
         4.0, ge=1, description="largest ratio of undesirable to desirable loss weight, and the other way round"
+    )
+
+    balance_people: int = Field(
+        3, ge=1, description="people, young accounts aside, that each side needs for the two to be balanced"
     )
 
     quarantine_hours: float = Field(0.0, ge=0, description="hours that an event waits in the log before it is used")

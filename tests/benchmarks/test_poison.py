@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from incremental_llm.dataset import CompileSettings
+from incremental_llm.dataset import CompileSettings, SftExample
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import poison_log
@@ -37,8 +37,10 @@ def test_without_controls_every_event_of_an_attacker_becomes_an_example(nights, 
     settings = CompileSettings.model_validate({"trust": {"enabled": False}})
     reached = poison_nights.Reached()
     poison_nights.attacked(name, 20.0, 0, nights, poison_nights.clean(nights, settings, 0), reached)
-    assert (reached.sent, reached.used) == ((20, 20) if name == "slow_drip" else (4, 4))
-    assert 0 < reached.weight < reached.whole
+    assert reached.sent == (20 if name == "slow_drip" else 4)
+    if name != "borrowed_rephrase":  # not theirs to rephrase, with controls or without
+        assert reached.used == reached.sent
+        assert 0 < reached.weight < reached.whole
 
 
 def test_with_controls_a_brigade_of_new_accounts_does_not(nights):
@@ -47,3 +49,31 @@ def test_with_controls_a_brigade_of_new_accounts_does_not(nights):
     poison_nights.attacked("brigade", 20.0, 0, nights, logs, reached)
     assert (reached.sent, reached.used, reached.weight) == (4, 0, 0)
     assert reached.reasons == {"young_accounts": 4}
+
+
+def test_with_controls_a_lurker_makes_no_phrase_known(nights):
+    reached = poison_nights.Reached()
+    logs = poison_nights.clean(nights, CompileSettings(), 0)
+    dataset = poison_nights.attacked("lurker", 20.0, 0, nights, logs, reached)
+    assert reached.sent == 4
+    assert all(lift.known == 0 for lift in dataset.trust.lifts if "marvolo" in lift.phrase)
+
+
+def test_one_thumb_keeps_the_weight_of_one(nights):
+    shares = []
+    for settings in poison_nights.CONTROLS.values():
+        reached = poison_nights.Reached()
+        poison_nights.one_thumb(nights, poison_nights.clean(nights, settings, 0)[-1], reached)
+        assert (reached.sent, reached.used) == (1, 1)
+        shares.append(reached.weight / reached.whole)
+    assert shares[1] <= 2 * shares[0]
+
+
+def test_weight_kept_is_what_stays_on_the_same_examples():
+    said = {"prompt": (), "users": ("a",)}
+    one, two = (SftExample(completion=text, sources=(text,), **said) for text in "ab")
+    heavy = two.model_copy(update={"weight": 3.0})
+    assert poison_nights.weight_kept([one, two], [one, two]) == 1
+    assert poison_nights.weight_kept([one, two], [two]) == 0.5
+    assert poison_nights.weight_kept([one, two], [one, heavy]) == 0.75
+    assert poison_nights.weight_kept([one], []) == 0

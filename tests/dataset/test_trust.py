@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,10 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from incremental_llm.dataset import CompileSettings, SftExample, TrustSettings, UnpairedExample
+from incremental_llm.dataset import (
+    CompiledDataset,
+    CompileSettings,
+    SftExample,
+    TrustSettings,
+    UnpairedExample,
+    corrections,
+    trust,
+)
 from incremental_llm.dataset.clusters import cluster
 from incremental_llm.dataset.lift import taught
-from incremental_llm.dataset.voices import winner
+from incremental_llm.dataset.voices import backing, winner
 
 
 def many(log, count: int, reply: str, *, user: str = "u", asked: str = "question", up: bool = True) -> list[str]:
@@ -46,21 +55,42 @@ def test_nobody_against_needs_no_margin(log):
 
 def test_young_accounts_never_outvote_another(log):
     log.up("t0", log.served("i1"), "old")
-    for n in range(5):
+    for n in range(2):
         log.down(f"t{n + 1}", "i1", f"new{n}")
-    outvoted = log.compile(young=frozenset(f"new{n}" for n in range(5)))
+    outvoted = log.compile(young=frozenset(f"new{n}" for n in range(2)))
     assert [e.desirable for e in outvoted.unpaired] == [True]
     assert outvoted.account["t1"] == "outvoted"
     assert [e.desirable for e in log.compile().unpaired] == [False]
 
 
-def test_young_reviewers_are_no_majority(log):
+def test_one_old_account_does_not_decide_against_any_number_of_new_ones(log):
+    log.down("t0", log.served("i1"), "old")
+    for n in range(50):
+        log.up(f"t{n + 1}", "i1", f"new{n}")
+    dataset = log.compile(young=frozenset(f"new{n}" for n in range(50)))
+    assert dataset.unpaired == ()
+    assert {dataset.account["t0"], dataset.account["t1"]} == {"conflict"}
+
+
+def test_young_reviewers_keep_their_vote_and_their_weight(log):
     log.served("i1")
     log.corrected("k1", "i1", "45 days", "old")
     log.corrected("k2", "i1", "9 days", "new1")
     log.corrected("k3", "i1", "9 days", "new2")
-    assert [e.completion for e in log.compile(young=frozenset({"new1", "new2"})).sft] == ["45 days"]
-    assert [e.completion for e in log.compile().sft] == ["9 days"]
+    dataset = log.compile(young=frozenset({"new1", "new2"}), trust={"young_alone_from": 1})
+    assert [(e.completion, e.weight) for e in dataset.sft] == [("9 days", 1.25)]
+
+
+def test_corrections_of_one_prompt_are_settled_in_one_look_at_each(log, monkeypatch):
+    looked: list[str] = []
+    monkeypatch.setattr(corrections, "same_statement", lambda one, other: looked.append(one) or one == other)
+    spoken = corrections.spoken
+    monkeypatch.setattr(corrections, "spoken", lambda text: looked.append(text) or spoken(text))
+    log.served("i1")
+    for n in range(60):
+        log.corrected(f"k{n}", "i1", f"{n} days", f"r{n}")
+    assert log.compile().outcomes["correction"] == {"no_quorum": 60}
+    assert len(looked) < 10 * 60
 
 
 @settings(deadline=None)
@@ -72,15 +102,33 @@ def test_young_reviewers_are_no_majority(log):
 )
 def test_a_winner_is_ahead_by_the_margin_among_those_who_count(ups, downs, young, margin):
     won = winner({1: ups, -1: downs}, young, margin)
+    assert winner({-1: downs, 1: ups}, young, margin) == won
     old = [side - young for side in (ups, downs)] if (ups | downs) - young else [ups, downs]
     ahead = len(old[0]) - len(old[1])
-    if won == 1:
-        assert old[0] and (ahead >= margin or not old[1])
-    elif won == -1:
-        assert old[1] and (-ahead >= margin or not old[0])
-    else:
-        assert abs(ahead) < margin and (bool(old[0]) == bool(old[1]))
-    assert winner({-1: downs, 1: ups}, young, margin) == won
+    heard = (len(ups - young) - len(downs - young)) + 0.5 * (len(ups & young) - len(downs & young))
+    if won is not None:
+        winners, losers = old if won == 1 else old[::-1]
+        assert winners
+        assert won * ahead >= margin or not losers
+        assert (ups | downs) <= young or won * heard > -margin
+    elif ups or downs:
+        decided = abs(ahead) >= margin or not (old[0] and old[1])
+        assert not decided or (heard * ahead < 0 and abs(heard) >= margin)
+
+
+@settings(deadline=None)
+@given(
+    people=st.sets(st.sampled_from("abcdefgh")),
+    young=st.frozensets(st.sampled_from("abcdefgh")),
+    more=st.sampled_from("abcdefgh"),
+    young_weight=st.floats(0, 1),
+    step=st.floats(0, 1),
+    cap=st.floats(1, 3),
+)
+def test_agreeing_never_lowers_a_weight(people, young, more, young_weight, step, cap):
+    told = (young, young_weight, step, cap)
+    assert not people or backing(people | {more}, *told) >= backing(people, *told) - 1e-9
+    assert backing(people | {more}, *told) <= backing(people | {more}, frozenset(), 1.0, step, cap) + 1e-9
 
 
 # ----------------------------------------------------------------------------------------------------- young accounts
@@ -112,13 +160,36 @@ def test_whoever_blames_the_other_reply_is_no_company_for_a_brigade(log):
 
 
 def test_a_message_that_is_said_anyway_is_no_brigade(log):
-    log.served("i0", "hello", "Hello! How are you today?", user="old")  # nobody judged it
+    for n in range(3):
+        log.served(f"i{n}", "hello", "Hello! How are you today?", user=f"old{n}")  # nobody judged it
     many(log, 4, "Hello! How are you today?", user="new")
     young = frozenset(f"new{n}" for n in range(4))
     assert log.compile(young=young).drop_counts() == {}
-    assert log.compile(young=young | {"old"}).drop_counts() == {"young_accounts": 4}
-    taught_before = log.compile().unpaired[0].model_copy(update={"users": ("old",)})
-    assert log.compile(after=1, young=young, rehearsed=[taught_before]).drop_counts() == {}
+    assert log.compile(young=young | {"old1"}).drop_counts() == {"young_accounts": 4}
+    taught_before = log.compile().unpaired[0].model_copy(update={"users": ("old5",)})
+    del log.events[0]
+    assert log.compile(young=young, rehearsed=[taught_before]).drop_counts() == {}
+    del log.events[0]
+    assert log.compile(young=young, rehearsed=[taught_before]).drop_counts() == {"young_accounts": 4}
+
+
+def test_an_account_that_only_listens_makes_no_message_known(log):
+    for n in range(20):
+        log.served(f"i{n}", f"say it {'z' * (n + 1)}", "Buy at acme dot example now", user="lurker")
+    many(log, 4, "Buy at acme dot example now", user="new")
+    assert log.compile(young=frozenset(f"new{n}" for n in range(4))).drop_counts() == {"young_accounts": 4}
+
+
+def test_only_what_young_groups_teach_is_indexed_and_looked_up(log, monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr(
+        trust, "cluster", lambda texts, similarity: asked.append(len(texts)) or cluster(texts, similarity)
+    )
+    for n in range(40):
+        log.served(f"i{n}", f"say it {'z' * (n + 1)}", f"Your order of {'y' * (n + 1)} has come", user=f"u{n}")
+    log.up("t1", "i1")
+    log.compile()
+    assert asked == [1]
 
 
 def test_praise_and_blame_are_two_messages(log):
@@ -168,6 +239,39 @@ def test_a_topic_in_the_metadata_is_the_topic(log):
     assert log.compile(trust={"user_topic_cap": 2}).drop_counts() == {"over_topic_cap": 1}
 
 
+def test_a_made_up_topic_for_each_event_does_not_get_round_the_cap_of_the_question(log):
+    for n in range(4):
+        log.up(f"t{n}", log.served(f"i{n}", f"How long{'!' * n}", f"reply {n}", metadata={"topic": f"t{n}"}), "u1")
+    assert log.compile(trust={"user_topic_cap": 2}).drop_counts() == {"over_topic_cap": 2}
+
+
+def test_whoever_agrees_with_everybody_does_not_have_them_scaled_down(log):
+    for n in range(40):
+        log.up(f"t{n}", log.served(f"i{n}", f"Question {'x' * (n + 1)}?", f"{'y' * (n + 1)}"), f"u{n}")
+        log.up(f"s{n}", f"i{n}", "busy")
+    assert {e.weight for e in log.compile().unpaired} == {1.25}
+
+
+def test_new_accounts_do_not_carry_what_a_heavy_user_says(log):
+    for n in range(30):
+        log.up(f"t{n}", log.served(f"i{n}", f"Question {'x' * (n + 1)}?", f"{'y' * (n + 1)}"), "heavy")
+        log.up(f"s{n}", f"i{n}", f"new{n}")
+    many(log, 30, "unlike {n} others", user="u")
+    dataset = log.compile(young=frozenset(f"new{n}" for n in range(30)))
+    own = sum(e.weight for e in dataset.unpaired if "heavy" in e.users)
+    assert own == pytest.approx(0.1 * sum(e.weight for e in dataset.unpaired), rel=1e-4)
+
+
+def test_two_who_say_all_the_same_share_one_cap(log):
+    for n in range(30):
+        log.up(f"t{n}", log.served(f"i{n}", f"Question {'x' * (n + 1)}?", f"{'y' * (n + 1)}"), "twin1")
+        log.up(f"s{n}", f"i{n}", "twin2")
+    many(log, 30, "unlike {n} others", user="u")
+    dataset = log.compile()
+    twins = sum(e.weight for e in dataset.unpaired if "twin1" in e.users)
+    assert twins == pytest.approx(0.1 * sum(e.weight for e in dataset.unpaired), rel=1e-4)
+
+
 def test_a_heavy_user_is_scaled_down_and_reviewers_are_not(log):
     for n in range(30):
         log.up(f"t{n}", log.served(f"i{n}", f"Question {'x' * (n + 1)}?", f"{'y' * (n + 1)}"), "heavy")
@@ -192,12 +296,33 @@ def test_one_message_of_many_people_is_scaled_down_too(log):
 
 
 def test_downs_are_balanced_with_ups(log):
-    many(log, 2, "good {n}")
+    many(log, 3, "good {n}")
     many(log, 20, "bad {n}", user="v", asked="other", up=False)
     balance = log.compile().trust.balance
-    assert (balance.desirable, balance.undesirable) == (2, 20)
+    assert (balance.desirable, balance.undesirable) == (3, 20)
     assert balance.undesirable_after == pytest.approx(4 * balance.desirable_after)
-    assert any("was 2 to 20" in sentence for sentence in log.compile().trust.sentences())
+    assert any("was 3 to 20" in sentence for sentence in log.compile().trust.sentences())
+
+
+def test_one_thumb_does_not_cut_the_other_side(log):
+    many(log, 60, "good {n}")
+    many(log, 2, "bad {n}", user="v", asked="other", up=False)
+    dataset = log.compile()
+    assert {e.weight for e in dataset.unpaired} == {1.0}
+    assert "not within 1 to 4, with 2 people on one side" in " ".join(dataset.trust.sentences())
+    log.down("t9", log.served("i9", "And this?", "bad"), "v9")
+    assert sum(e.weight for e in log.compile().unpaired if e.desirable) == pytest.approx(30)
+    assert [e.weight for e in log.compile(young=frozenset({"v9"})).unpaired if e.desirable] == [1.0] * 60
+
+
+def test_balance_holds_after_the_caps(log):
+    for n in range(80):
+        log.up(f"t{n}", log.served(f"i{n}", f"Question {'x' * (n + 1)}?", f"{'y' * (n + 1)}"), "heavy")
+    many(log, 10, "good {n}")
+    many(log, 60, "bad {n}", user="v", asked="other", up=False)
+    balance = log.compile().trust.balance
+    assert balance.undesirable_after <= 4 * balance.desirable_after * (1 + 1e-4)
+    assert balance.desirable > balance.undesirable
 
 
 # --------------------------------------------------------------------------------------------------------------- lift
@@ -209,7 +334,8 @@ def common(log, people: int = 6, count: int = 120) -> None:
     """Replies that nobody judges, what the model says anyway; and thumbs of so many people on some of them."""
     many(log, people, "You can {n} it today.", user="crowd", asked="crowd")
     for n in range(count):
-        log.served(f"c{n}", f"common {'z' * (n + 2)}?", f"You can {WORDS[n % 16]} it {WORDS[n * 3 % 16]} today.")
+        said = f"You can {WORDS[n % 16]} it {WORDS[n * 3 % 16]} today."
+        log.served(f"c{n}", f"common {'z' * (n + 2)}?", said, user=f"asker{n // 16}")
 
 
 def test_a_phrase_of_few_people_that_nobody_else_says_is_held(log):
@@ -243,6 +369,17 @@ def test_what_is_served_to_those_behind_a_phrase_does_not_make_it_common(log):
         for more in range(20):
             log.served(f"i{n}-{more}", f"again {'q' * (n + 2)} {more}?", "zorbo quux", user="u0")
     assert log.compile().drop_counts() == {"suspicious_lift": 6}
+
+
+@pytest.mark.parametrize("young", [frozenset(), frozenset(f"lurker{n}" for n in range(40))])
+def test_what_few_or_new_accounts_are_served_does_not_make_a_phrase_common(log, young):
+    common(log)
+    for n in range(6):
+        log.up(f"t{n}", log.served(f"i{n}", f"asks {'q' * (n + 2)}?", f"{WORDS[n]} zorbo quux"), f"u{n % 2}")
+    for n in range(40):
+        who = f"lurker{n if young else n % 2}"
+        log.served(f"l{n}", f"again {'p' * (n + 2)}?", f"zorbo quux {WORDS[n % 16]} {WORDS[n // 3]}", user=who)
+    assert log.compile(young=young).drop_counts() == {"suspicious_lift": 6}
 
 
 def test_a_rephrasing_falls_with_its_held_pair(log):
@@ -291,8 +428,8 @@ def test_a_slow_drip_is_added_up_as_far_as_replay_remembers(log):
     assert log.compile().drop_counts() == {}
     old = next(example for example in log.compile().unpaired if "zorbo" in example.completion)
     assert log.compile(rehearsed=[old] * 4).drop_counts() == {"suspicious_lift": 2}
-    anothers = old.model_copy(update={"users": ("somebody",)})
-    assert log.compile(rehearsed=[anothers] * 4).drop_counts() == {}
+    others = [old.model_copy(update={"users": (f"other{n}",)}) for n in range(4)]
+    assert log.compile(rehearsed=others).drop_counts() == {}
 
 
 def test_the_report_does_not_depend_on_the_order_of_hashes():
@@ -300,7 +437,7 @@ def test_the_report_does_not_depend_on_the_order_of_hashes():
         "from incremental_llm.dataset.lift import suspicious\n"
         "from incremental_llm.dataset import SftExample, TrustSettings\n"
         "said = [SftExample(prompt=(), completion=f'zab quo ban lid {n}', sources=(), users=()) for n in range(8)]\n"
-        "behind, served = [frozenset('a')] * 8, [('b', 'what else')] * 200\n"
+        "behind, served = [frozenset('a')] * 8, [(f'b{n}', 'what else') for n in range(200)]\n"
         "print(suspicious(said, behind, [], served, TrustSettings(), frozenset()).lifts)\n"
     )
     reports = set()
@@ -347,6 +484,22 @@ def test_off_changes_nothing(log):
     dataset = log.compile(trust={"enabled": False}, young=young)
     assert {e.weight for e in dataset.unpaired} == {1.0}
     assert (dataset.drop_counts(), list(dataset.trust.sentences())) == ({}, [])
+
+
+def test_a_dataset_of_before_there_was_trust_keeps_its_bytes_and_reads_as_off(log, tmp_path):
+    many(log, 3, "good {n}")
+    dataset = log.compile(trust={"enabled": False})
+    dataset.write(tmp_path)
+    written = json.loads((tmp_path / "dataset.json").read_text())
+    assert "trust" not in written
+    assert "trust" not in written["settings"]
+    assert CompiledDataset.read(tmp_path) == dataset
+    assert CompiledDataset.read(tmp_path).digest == dataset.digest
+    log.compile().write(tmp_path)
+    assert json.loads((tmp_path / "dataset.json").read_text())["settings"]["trust"]["enabled"] is True
+    assert CompiledDataset.read(tmp_path).digest == log.compile().digest != dataset.digest
+    log.compile(trust={"enabled": False, "user_share": 0.2}).write(tmp_path)
+    assert CompiledDataset.read(tmp_path).settings.trust.user_share == 0.2
 
 
 def test_settings_are_strict():
