@@ -26,7 +26,7 @@ _POLICY = (
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
-_TYPES = {"review.css": "text/css", "review.js": "text/javascript"}
+_TYPES = {"review.css": "text/css", "review.js": "text/javascript", "texts.js": "text/javascript"}
 
 
 def add_review_page(app: FastAPI, service: Service, lease_seconds: float, now: Callable[[], datetime]) -> None:

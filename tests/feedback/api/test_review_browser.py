@@ -326,3 +326,19 @@ def test_a_wrong_key_is_refused_in_words_and_stands_in_no_address(site: Site, ke
     assert site.page.evaluate("document.cookie") == ""
     site.page.click("#logout")
     site.page.wait_for_selector("#key")
+
+
+def test_a_page_of_anna_decides_nothing_in_the_name_of_ben(site: Site, key: str) -> None:
+    site.put("i1", "14 days.")
+    site.open(key, reply="14 days.")
+    ben = KeyTable(site.store).create("ben", ["review"], reviewer="ben")[1]
+    other = site.page.context.new_page()
+    other.goto(f"{site.server.url}/review")
+    other.click("#logout")
+    other.fill("#key", ben)
+    other.press("#key", "Enter")
+    other.wait_for_selector("#counts", state="visible")
+    site.press("r")
+    site.says("This page was r1's, and this browser is logged in as somebody else now. Nothing was sent.")
+    assert site.page.locator(".who span").inner_text() == "ben"
+    assert site.queue.decisions() == []
