@@ -11,7 +11,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from incremental_llm.feedback.api.body import parse_body
+from incremental_llm.feedback.api.body import encodable, parse_body
 from incremental_llm.feedback.api.intake import TOKENS, Caller
 from incremental_llm.feedback.api.problem import ErrorAnswer, Problem, unavailable
 from incremental_llm.feedback.api.service import Service
@@ -142,6 +142,8 @@ class ReviewApi:
         caller, raw = await self._service.received(request, *scopes, session=session)
         value = await parse_body(raw, self._service.settings)
         self._service.take(caller, [], 1)
+        if not encodable(value):
+            raise Problem(422, "text in valid Unicode", "half of a surrogate pair", "Correct the text.")
         try:
             return caller, model.model_validate(value)
         except ValidationError as error:
@@ -212,7 +214,7 @@ async def _aside(work: Callable[[], T]) -> T:
 def add_review_routes(app: FastAPI, review: ReviewApi) -> None:
     """The endpoints under /v1/review."""
     errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorAnswer} for status in (401, 403, 404, 409, 422, 429, 503)
+        status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503)
     }
 
     @app.get("/v1/review/items", responses=errors)

@@ -12,19 +12,16 @@ from typing import Any, get_args
 import sqlalchemy as sa
 
 from incremental_llm.errors import IntegrityError
-from incremental_llm.feedback.events import MAX_ID
 from incremental_llm.feedback.review import tables
+from incremental_llm.feedback.review.checks import check_item, check_reviewer, check_verdict, is_item, unknown_item
 from incremental_llm.feedback.review.items import (
-    VERDICTS,
     Claim,
     Decided,
     Decision,
     Item,
     NotYoursError,
     Proposal,
-    ReviewError,
     State,
-    UnknownItemError,
     Verdict,
 )
 from incremental_llm.feedback.review.rows import add_authors, decision_row, item_row, read_decision, read_proposal
@@ -127,10 +124,11 @@ class ReviewQueue:
 
         What the reviewer holds already comes first. Seeded items are mixed in and look like the others.
         """
-        _check_reviewer(reviewer)
+        check_reviewer(reviewer)
         with self._store.writing() as connection:
             now = self._now().timestamp()
-            free = sa.select(_I.id).where(*_open_to(reviewer), _I.id.not_in(list(but)[-CHUNK // 2 :])).limit(1)
+            passed = list(filter(is_item, but))[-CHUNK // 2 :]
+            free = sa.select(_I.id).where(*_open_to(reviewer), _I.id.not_in(passed)).limit(1)
             live = sa.select(_C.item).where(_C.expires > now)
             mine, other = live.where(_C.reviewer == reviewer), live.where(_C.reviewer != reviewer)
             ordered = free.where(_I.id.not_in(other)).order_by(_I.priority.desc(), _I.created, _I.id)
@@ -149,7 +147,7 @@ class ReviewQueue:
         Raises:
             ReviewError: unknown, decided, somebody else's, or about what this reviewer has said.
         """
-        _check_reviewer(reviewer)
+        check_reviewer(reviewer)
         with self._store.writing() as connection:
             item = self._item(connection, name)
             self._check_open(connection, item, reviewer)
@@ -157,6 +155,8 @@ class ReviewQueue:
 
     def release(self, name: str, reviewer: str) -> None:
         """Give a claim back; nothing happens where there is none."""
+        check_item(name)
+        check_reviewer(reviewer)
         with self._store.writing() as connection:
             connection.execute(sa.delete(tables.claims).where(_C.item == name, _C.reviewer == reviewer))
 
@@ -168,7 +168,8 @@ class ReviewQueue:
         Raises:
             ReviewError: no live claim by this reviewer, another decision of theirs, or a text that does not fit.
         """
-        _check_verdict(verdict, content)
+        check_reviewer(reviewer)
+        check_verdict(verdict, content)
         with self._store.writing() as connection:
             item = self._item(connection, name)
             before = {one.reviewer: one for one in self._decisions_on(connection, name)}
@@ -243,9 +244,10 @@ class ReviewQueue:
         return Claim(item, reviewer, datetime.fromtimestamp(expires, UTC))
 
     def _item(self, connection: sa.Connection, name: str) -> Item:
+        check_item(name)
         row = connection.execute(sa.select(tables.items).where(_I.id == name)).first()
         if row is None:
-            raise UnknownItemError("the id of a review item", repr(name[:MAX_ID]), "illm review list shows them.")
+            raise unknown_item(name)
         return self._items(connection, [row])[0]
 
     def _items(self, connection: sa.Connection, rows: Sequence[Any]) -> list[Item]:
@@ -278,21 +280,3 @@ def _open_to(reviewer: str) -> tuple[sa.ColumnElement[bool], ...]:
     said = sa.exists().where(_A.item == _I.id, _A.person == reviewer)
     decided = sa.exists().where(_D.item == _I.id, _D.reviewer == reviewer)
     return _I.state.in_(("open", "waiting")), ~said, ~decided
-
-
-def _check_reviewer(reviewer: str) -> None:
-    if not reviewer.strip() or len(reviewer) > MAX_ID or not reviewer.isprintable():
-        raise ReviewError(f"a reviewer of 1 to {MAX_ID} printable characters", repr(reviewer[:50]), "Give a name.")
-
-
-def _check_verdict(verdict: str, content: str | None) -> None:
-    if verdict not in VERDICTS:
-        raise ReviewError(f"a verdict out of {', '.join(VERDICTS)}", repr(verdict)[:50], "Correct it.")
-    if verdict != "correct" and content is not None:
-        raise ReviewError(f"no text with {verdict}", "one", "Send it as correct, or leave it out.")
-    if verdict == "correct" and (content is None or not content.strip()):
-        raise ReviewError("the right reply with correct", "none", "Write it, or reject the reply.")
-    try:
-        (content or "").encode()
-    except UnicodeEncodeError:
-        raise ReviewError("text in valid Unicode", "half of a surrogate pair", "Correct the text.") from None

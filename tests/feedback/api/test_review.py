@@ -138,6 +138,57 @@ def test_a_flag_needs_the_token_of_its_reply_and_a_reply_that_is_there(bound) ->
     assert "confidence: Input should be less" in wrong.json()["error"]["found"]
 
 
+@pytest.mark.parametrize("half", ["\ud800", "\udfff tail"])
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(flagged, half: str) -> None:
+    api, name = flagged
+    flag = {"interaction": "i1", "kind": "safety", "verdict": "harm", "confidence": 0.5}
+    for path, body in (
+        ("/v1/review/claim", {"item": half, "reviewer": "r1"}),
+        ("/v1/review/claim", {"but": [half], "reviewer": "r1"}),
+        ("/v1/review/claim", {"reviewer": half}),
+        ("/v1/review/claim", {half: 1, "reviewer": "r1"}),
+        (f"/v1/review/items/{name}/release", {"reviewer": half}),
+        (f"/v1/review/items/{name}/decision", {"verdict": "correct", "content": half, "reviewer": "r1"}),
+        (f"/v1/review/items/{name}/decision", {"verdict": half, "reviewer": "r1"}),
+        ("/v1/review/items", {**flag, "interaction": half}),
+        ("/v1/review/items", {**flag, "verdict": half}),
+        ("/v1/review/items", {**flag, "reply_tokens": [half]}),
+    ):
+        answer = api.post(path, body, "reviewer")
+        assert (answer.status_code, answer.json()["error"]["found"]) == (422, "half of a surrogate pair"), (path, body)
+    assert login(api, half).status_code == 401
+
+
+def test_what_no_database_takes_is_refused_before_it(flagged) -> None:
+    api, _ = flagged
+    assert get(api, "/v1/review/items/%00").status_code == 404
+    assert api.post("/v1/review/items/%00/release", {}, "r1").status_code == 404
+    assert api.post("/v1/review/claim", {"item": "\x00"}, "r1").status_code == 404
+    assert api.post("/v1/review/claim", {"reviewer": "a\x00"}, "reviewer").status_code == 422
+    anna = api.post("/v1/review/claim", {"reviewer": "anna "}, "reviewer")
+    assert (anna.status_code, anna.json()["error"]["found"]) == (422, "'anna '")
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=x", "kind=foo", "state=gone"])
+def test_a_parameter_that_does_not_fit_is_answered_like_any_error(bound, query: str) -> None:
+    answer = get(bound, f"/v1/review/items?{query}")
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert set(error) == {"status", "expected", "found", "do", "request_id"}
+    assert error["found"].startswith(f"query {query.partition('=')[0]}: Input should be")
+
+
+def test_the_description_knows_one_shape_of_an_error(api) -> None:
+    description = api.client.get("/openapi.json").json()
+    assert "HTTPValidationError" not in description["components"]["schemas"]
+    for path, methods in description["paths"].items():
+        for one in methods.values():
+            for status, answer in one["responses"].items():
+                if path != "/metrics" and status >= "400":
+                    told = answer["content"]["application/json"]["schema"]
+                    assert told == {"$ref": "#/components/schemas/ErrorAnswer"}
+
+
 def test_requests_are_counted_by_key(start) -> None:
     api = start(key_rate=1, key_burst=2)
     codes = [api.post("/v1/review/claim", {"reviewer": "r1"}, "reviewer").status_code for _ in range(3)]
