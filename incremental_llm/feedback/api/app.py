@@ -26,6 +26,7 @@ from incremental_llm.feedback.api.problem import ErrorAnswer, Problem
 from incremental_llm.feedback.api.review import ReviewApi, add_review_routes
 from incremental_llm.feedback.api.review_page import add_review_page
 from incremental_llm.feedback.api.service import Service
+from incremental_llm.feedback.api.sessions import EndedSessions
 from incremental_llm.feedback.api.settings import ApiSettings
 from incremental_llm.feedback.events import EVENT_TYPES
 from incremental_llm.feedback.review import ReviewQueue
@@ -84,7 +85,7 @@ def create_app(
     """
     limits = settings or ApiSettings()
     metrics = Metrics()
-    service = Service(KeyTable(store), limits, metrics, clock, now)
+    service = Service(KeyTable(store), EndedSessions(store), limits, metrics, clock, now)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -107,8 +107,8 @@ class KeyTable:
                     raise ValueError("spaces around")
             except ValueError:
                 raise InputError(
-                    f"api key: expected a {what} of 1 to {MAX_ID} characters without control characters or spaces around, found "
-                    f"{told!r}."
+                    f"api key: expected a {what} of 1 to {MAX_ID} characters without control characters or spaces "
+                    f"around, found {told!r}."
                 ) from None
         secret = secrets.token_urlsafe(32)
         row = {

@@ -101,8 +101,7 @@ class ReviewApi:
             raise Problem(422, "an interaction in the log", repr(body.interaction[:100]), "Log it first.")
         flag = Flag.model_validate(body.model_dump(exclude={"reply_tokens"}))
         proposal = flagged(flag, served.event, by=caller.key.name)
-        added = await _aside(lambda: self._queue.add([proposal]))
-        return {"id": proposal.id, "outcome": "added" if added else "duplicate"}
+        return {"id": proposal.id, "outcome": await _aside(lambda: self._queue.flag(proposal))}
 
     async def claim(self, request: Request) -> dict[str, Any]:
         """The item that was asked for, or the next one; null when there is nothing to do."""

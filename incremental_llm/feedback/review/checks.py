@@ -1,4 +1,4 @@
-"""What the queue takes from outside, checked before it reaches the database, which takes neither NUL nor half a pair."""
+"""What the queue takes from outside, checked before the database, which takes neither NUL nor half a pair."""
 
 from __future__ import annotations
 

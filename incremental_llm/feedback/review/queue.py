@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from incremental_llm.errors import IntegrityError
 from incremental_llm.feedback.review import tables
 from incremental_llm.feedback.review.checks import check_item, check_reviewer, check_verdict, is_item, unknown_item
+from incremental_llm.feedback.review.flags import Flagged, joined
 from incremental_llm.feedback.review.items import (
     Claim,
     Decided,
@@ -71,6 +72,19 @@ class ReviewQueue:
                 connection.execute(sa.insert(tables.items), rows[start : start + CHUNK])
             add_authors(connection, {name: proposal.authors for name, proposal in wanted.items()})
         return len(rows)
+
+    def flag(self, proposal: Proposal) -> Flagged:
+        """Put in a moderator's verdict; one more on a reply whose item is not decided yet joins that item."""
+        if self.add([proposal]):
+            return "added"
+        with self._store.writing() as connection:
+            row = connection.execute(sa.select(tables.items).where(_I.id == proposal.id)).one()
+            more = None if row.state == "done" else joined(read_proposal(row), proposal)
+            if more is None:
+                return "duplicate"
+            changed = item_row(row.id, more, row.created) | {"state": row.state}
+            connection.execute(sa.update(tables.items).where(_I.id == row.id).values(changed))
+        return "joined"
 
     def items(
         self, *, kind: str | None = None, states: Collection[State] = (), reviewer: str | None = None, limit: int = 100

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
+from incremental_llm.feedback.api import tables
 from incremental_llm.feedback.api.app import create_app
 from incremental_llm.feedback.api.keys import KeyTable
 from incremental_llm.feedback.api.sessions import COOKIE, SECONDS
 from incremental_llm.feedback.review import Proposal, ReviewQueue, ReviewSettings
+
+NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -189,6 +194,27 @@ def test_the_description_knows_one_shape_of_an_error(api) -> None:
                     assert told == {"$ref": "#/components/schemas/ErrorAnswer"}
 
 
+def test_a_second_flag_on_a_reply_is_heard_while_its_item_is_open(bound) -> None:
+    bound.log(id="i1")
+
+    def flag(verdict: str, confidence: float) -> str:
+        body = {"interaction": "i1", "kind": "safety", "verdict": verdict, "confidence": confidence}
+        return str(bound.post("/v1/review/items", body, "reviewer").json()["outcome"])
+
+    told = [flag("self_harm", 0.2), flag("VIOLENCE", 0.99), flag("VIOLENCE", 0.99), flag("self_harm", 0.1)]
+    assert told == ["added", "joined", "duplicate", "joined"]
+    (item,) = get(bound, "/v1/review/items").json()["items"]
+    assert (item["reason"], item["priority"]) == ("VIOLENCE", 0.99)
+    says = [voice["says"] for voice in item["voices"]]
+    assert says == ["self_harm, 0.20 sure", "VIOLENCE, 0.99 sure", "self_harm, 0.10 sure"]
+    for reviewer in ("r1", "r2"):
+        bound.post("/v1/review/claim", {}, reviewer)
+        assert flag(f"seen by {reviewer}", 0.5) == "joined"  # whoever holds it keeps it
+        bound.post(f"/v1/review/items/{item['id']}/decision", {"verdict": "reject"}, reviewer)
+    assert flag("late", 1) == "duplicate"
+    assert get(bound, f"/v1/review/items/{item['id']}").json()["state"] == "done"
+
+
 def test_requests_are_counted_by_key(start) -> None:
     api = start(key_rate=1, key_burst=2)
     codes = [api.post("/v1/review/claim", {"reviewer": "r1"}, "reviewer").status_code for _ in range(3)]
@@ -262,10 +288,12 @@ def test_only_a_reviewers_own_key_logs_in(bound, key: str) -> None:
 
 
 def spoiled(session: str) -> list[str]:
-    name, expires, number, mac = session.split(".")
+    name, expires, number, own, mac = session.split(".")
     longer = str(int(expires) + 1)
-    return ["", "....", f"x.{expires}.{number}.{mac}", f"{name}.{longer}.{number}.{mac}", f"{name}.{expires}.9.{mac}",
-            f"{name}.{expires}.{number}.{mac[:-1]}", f"{name}.-1.{number}.{mac}", f"{name}.{expires}.²."]  # fmt: skip
+    signed = f"{own}.{mac}"
+    return ["", ".....", f"x.{expires}.{number}.{signed}", f"{name}.{longer}.{number}.{signed}",
+            f"{name}.{expires}.9.{signed}", f"{name}.{expires}.{number}.{signed[:-1]}", f"{name}.-1.{number}.{signed}",
+            f"{name}.{expires}.{number}.{own[:-1]}.{mac}", f"{name}.{expires}.²..", f"{session}²"]  # fmt: skip
 
 
 def test_a_session_is_signed_ends_with_its_time_and_with_its_key(bound) -> None:
@@ -288,6 +316,32 @@ def test_a_session_is_signed_ends_with_its_time_and_with_its_key(bound) -> None:
     bound.now[0] = now
     table.revoke(session.split(".")[0])
     assert not works(session)
+
+
+def test_logging_out_ends_the_session_and_no_other(bound) -> None:
+    cookies = []
+    for _ in range(2):
+        login(bound)
+        cookies.append(bound.client.cookies[COOKIE])
+        bound.client.cookies.clear()
+    first, second = ({**PAGE, "Cookie": f"{COOKIE}={cookie}"} for cookie in cookies)
+    for _ in range(2):
+        assert bound.client.post("/review/logout", content="{}", headers=first).status_code == 200
+    assert bound.client.post("/v1/review/claim", content="{}", headers=first).status_code == 401
+    assert 'id="login"' in bound.client.get("/review", headers=first).text
+    assert bound.client.post("/v1/review/claim", content="{}", headers=second).status_code == 200
+    with TestClient(create_app(bound.store, now=lambda: bound.now[0])) as restarted:
+        assert restarted.post("/v1/review/claim", content="{}", headers=first).status_code == 401
+
+
+def test_an_ended_session_is_kept_until_it_would_have_ended(bound) -> None:
+    for hours in (0, 11, 12):
+        bound.now[0] = NOW + timedelta(hours=hours)
+        login(bound)
+        bound.client.post("/review/logout", content="{}", headers=PAGE)
+    with bound.store.reading() as connection:
+        kept = connection.scalars(sa.select(tables.ended_sessions.c.expires)).all()
+    assert sorted(kept) == [int((NOW + timedelta(hours=hours)).timestamp()) for hours in (23, 24)]
 
 
 def test_ending_old_tokens_ends_sessions(bound) -> None:
