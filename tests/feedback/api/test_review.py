@@ -246,6 +246,31 @@ def test_a_seeded_item_looks_like_any_other(start, make_interaction) -> None:
 PAGE = {"X-Illm-Review": "1", "Content-Type": "application/json"}
 
 
+def test_a_reviewers_counts_move_with_a_seeded_item_too(start) -> None:
+    api = start()
+    api.log(id="i1")
+    said = {"kind": "moderation", "reason": "wrong", "prompt": [{"role": "user", "content": "?"}], "priority": 0.5}
+    seeded = Proposal.model_validate({**said, "reply": "a", "expected": "reject"})
+    plain = Proposal.model_validate({**said, "reply": "b", "interaction": "i1"})
+    ReviewQueue(api.store).add([seeded, plain])
+
+    def counts(answer: Any) -> list[int]:
+        return [answer.json()["counts"][state] for state in ("open", "claimed", "done")]
+
+    listed = get(api, "/v1/review/items?reviewer=r1", "reviewer")
+    assert counts(listed) == [2, 0, 0]
+    claim = api.post("/v1/review/claim", {"item": seeded.id, "reviewer": "r1"}, "reviewer")
+    assert counts(claim) == [1, 1, 0]
+    api.post(f"/v1/review/items/{seeded.id}/decision", {"verdict": "reject", "reviewer": "r1"}, "reviewer")
+    for reviewer, state, moved in (("r1", "done", [1, 0, 1]), ("r2", "open", [2, 0, 0])):
+        assert get(api, f"/v1/review/items/{seeded.id}?reviewer={reviewer}", "reviewer").json()["state"] == state
+        assert counts(get(api, f"/v1/review/items?reviewer={reviewer}", "reviewer")) == moved
+    api.keys["r1"] = KeyTable(api.store).create("r1", ["review"], reviewer="r1")[1]
+    assert get(api, f"/v1/review/items/{seeded.id}").json()["state"] == "done"
+    assert get(api, "/v1/review/items?reviewer=r2").status_code == 403
+    assert get(api, "/v1/review/items?reviewer=r2%00", "reviewer").status_code == 422
+
+
 def login(api: Any, key: str = "r1", **headers: str) -> Any:
     return api.client.post("/review/login", content=json.dumps({"key": api.keys.get(key, key)}), headers=PAGE | headers)
 
