@@ -26,7 +26,8 @@ _POLICY = (
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
-_TYPES = {"review.css": "text/css", "review.js": "text/javascript", "texts.js": "text/javascript"}
+_SCRIPTS = ("texts.js", "drafts.js", "keys.js", "review.js")
+_TYPES = {"review.css": "text/css"} | dict.fromkeys(_SCRIPTS, "text/javascript")
 
 
 def add_review_page(app: FastAPI, service: Service, lease_seconds: float, now: Callable[[], datetime]) -> None:

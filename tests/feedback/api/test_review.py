@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -376,7 +377,9 @@ def test_ending_old_tokens_ends_sessions(bound) -> None:
 
 
 def test_the_page_and_its_parts_come_with_a_strict_policy(bound) -> None:
-    for path in ("/review", "/review/review.css", "/review/review.js"):
+    scripts = re.findall(r'<script src="([^"]+)" defer></script>', bound.client.get("/review").text)
+    assert len(scripts) == 4
+    for path in ("/review", "/review/review.css", *scripts):
         policy = bound.client.get(path).headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy

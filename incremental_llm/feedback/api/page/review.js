@@ -3,12 +3,16 @@
 "use strict";
 
 const at = (id) => document.getElementById(id);
-const drafts = new Map(); // what was typed for an item and not sent
 const passed = []; // ids that were put off in this sitting
 let item = null;
 let untouched = ""; // what the editor holds of the reply: it turns CRLF into LF
 let busy = false;
 const reviewer = document.body.dataset.reviewer; // whose page this is; another tab may have logged in somebody else since
+const drafts = new Drafts(reviewer);
+const LONG = 20_000; // characters of which size and difference take longer than a key may
+const PAUSE = 300; // milliseconds without a key, after which they are shown
+let pause = 0; // the timer for it
+let leaving = false; // the page goes by its own will
 const NOTICE = "illm-review-notice"; // what to say after a reload
 
 class Refused extends Error {
@@ -47,7 +51,10 @@ function showSize() {
     else show(element, part.replace(/\n/g, "⏎\n").replace(/^ +$/, (spaces) => "·".repeat(spaces.length)));
     at("diff").append(element);
   }
-  at("save").disabled = busy || text === untouched;
+}
+
+function showSave() {
+  at("save").disabled = busy || at("text").value === untouched;
 }
 
 // One item
@@ -55,19 +62,11 @@ function showSize() {
 const SECOND = ["", "Another reviewer has decided already, and you do not see how.", "Reviewers say different things so far."];
 const KINDS = { conflict: "people disagree", low_margin: "low margin", safety: "safety", moderation: "moderation" };
 
-function block(title, text, className) {
-  const element = make("div", undefined, className);
-  const body = make("div");
-  body.dir = "auto";
-  edges(body, text);
-  element.append(make("h3", title), body);
-  return element;
-}
-
 function showItem(claim) {
   item = claim.item;
   at("work").hidden = false;
-  at("why").replaceChildren(make("span", KINDS[item.kind] ?? item.kind, "tag"), item.kind === item.reason ? "" : item.reason.replaceAll("_", " "));
+  at("why").replaceChildren(make("span", KINDS[item.kind] ?? item.kind, "tag"));
+  if (item.kind !== item.reason) show(at("why"), item.reason.replaceAll("_", " "));
   at("hint").textContent = [item.hint, SECOND[Math.min(item.decided, 2)]].join(" ");
   at("prompt").replaceChildren(...item.prompt.map((turn) => block(turn.role, turn.content, "turn")));
   const pair = item.other !== null;
@@ -87,7 +86,9 @@ function showVoices() {
   let number = 0;
   at("voices").replaceChildren(...item.voices.map((voice) => {
     const line = make("li");
-    line.append(make("b", voice.who), ": ");
+    const who = make("b");
+    show(who, voice.who);
+    line.append(who, ": ");
     edges(line, voice.says);
     if (voice.text && ++number < 10) {
       const take = make("button", "use it ");
@@ -106,13 +107,28 @@ function fill(text) {
   const lost = (text.match(/\r/g) ?? []).length;
   at("ends").hidden = !lost;
   at("ends").textContent = `The reply holds ${lost} carriage returns; the editor writes line feeds only. To keep them, accept.`;
-  typed();
+  record();
+  refresh();
+}
+
+function record() {
+  if (at("text").value === untouched) drafts.delete(item.id);
+  else drafts.set(item.id, at("text").value);
+  showSave();
+}
+
+function refresh() {
+  clearTimeout(pause);
+  if (!item) return;
+  drafts.keep();
+  showSize();
 }
 
 function typed() {
-  if (at("text").value === untouched) drafts.delete(item.id);
-  else drafts.set(item.id, at("text").value);
-  showSize();
+  record();
+  clearTimeout(pause);
+  if (Math.max(at("text").value.length, item.reply.length) < LONG) refresh();
+  else pause = setTimeout(refresh, PAUSE);
 }
 
 function showCounts(counts) {
@@ -137,14 +153,26 @@ async function work(task) {
   } finally {
     busy = false;
     for (const button of document.querySelectorAll("#actions button")) button.disabled = false;
-    if (item) showSize();
+    if (item) showSave();
   }
 }
 
 // A 403 says that this browser is somebody else's by now: the page begins again in that name.
 function anew() {
-  sessionStorage.setItem(NOTICE, `This page was ${reviewer}'s, and this browser is logged in as somebody else now. Nothing was sent.`);
+  const kept = drafts.any ? ` What ${reviewer} has typed is there again for ${reviewer} in this tab.` : "";
+  sessionStorage.setItem(NOTICE, `This page was ${reviewer}'s, and this browser is logged in as somebody else now. Nothing was sent.${kept}`);
+  reload();
+}
+
+function reload() {
+  drafts.keep();
+  leaving = true;
   location.reload();
+}
+
+function closing(event) {
+  drafts.keep();
+  if (drafts.any && !leaving) event.preventDefault(); // the browser asks
 }
 
 // Claims the item for longer. What fails is found again by the next key.
@@ -205,12 +233,19 @@ async function later() {
   return claim({ but: passed.slice(-100) });
 }
 
+// What is left is given back once the other one is there: it may be somebody else's by now.
 async function back() {
-  const before = passed.pop();
+  const [before, left] = [passed.pop(), item];
   if (before === undefined) return say("There is none before this one.");
-  if (item) await send(`/v1/review/items/${item.id}/release`, {});
   say("");
-  return claim({ item: before });
+  try {
+    await claim({ item: before });
+  } catch (error) {
+    if (!(error instanceof Refused)) passed.push(before);
+    if (!(error instanceof Refused) || error.status !== 409) throw error;
+    return say(`The one before is not yours to decide any more; this one still is. (${error.message})`, true);
+  }
+  if (left && left.id !== before) await send(`/v1/review/items/${left.id}/release`, {});
 }
 
 // A verdict on the reply as it stands would throw away what was typed.
@@ -229,22 +264,10 @@ const ACTIONS = {
 };
 const act = (name) => work(async () => ACTIONS[name]());
 
-const KEYS = {
-  a: () => act("accept"), r: () => act("reject"), s: () => act("skip"), n: () => act("next"), j: () => act("next"), k: () => act("back"),
-  e: () => at("text").focus(), c: () => at("text").focus(), u: () => item && fill(item.reply), "?": () => at("keys").showModal(),
-};
-
-function pressed(event) {
-  if (at("keys").open) return;
-  const writing = event.target === at("text");
-  if (writing && event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); return act("save"); }
-  if (writing && event.key === "Escape") return at("text").blur();
-  if (writing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  const taken = /^[1-9]$/.test(event.key) && document.querySelector(`[data-take="${event.key}"]`);
-  const does = taken ? () => taken.click() : Object.hasOwn(KEYS, event.key) ? KEYS[event.key] : null;
-  if (!does) return;
-  event.preventDefault();
-  does();
+async function logout() {
+  await send("/review/logout", {});
+  drafts.clear();
+  reload();
 }
 
 async function begun() {
@@ -257,9 +280,10 @@ async function begun() {
 function begin() {
   for (const name of ["accept", "reject", "save", "skip", "next"]) at(name).addEventListener("click", () => act(name));
   at("help").addEventListener("click", () => at("keys").showModal());
-  at("logout").addEventListener("click", () => work(async () => { await send("/review/logout", {}); location.reload(); }));
+  at("logout").addEventListener("click", () => work(logout));
   at("text").addEventListener("input", typed);
   document.addEventListener("keydown", pressed);
+  window.addEventListener("beforeunload", closing);
   const lease = Number(document.body.dataset.lease) * 1000;
   setInterval(renew, lease / 3);
   begun();

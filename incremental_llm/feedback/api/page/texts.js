@@ -39,6 +39,15 @@ function edges(parent, text) {
   if (body && start + body.length < text.length) parent.append(make("span", dots(text.slice(start + body.length)), "sign"));
 }
 
+function block(title, text, className) {
+  const element = make("div", undefined, className);
+  const body = make("div");
+  body.dir = "auto";
+  edges(body, text);
+  element.append(make("h3", title), body);
+  return element;
+}
+
 // Differences, by words: the longest common subsequence of what lies between the common beginning and end
 
 function words(text) {
