@@ -30,7 +30,7 @@ def left_to_people(store: FeedbackStore, config: RunConfig, todo: Pending, datas
     """As `fill_unsettled`, in words; empty where nothing is to review. A queue that fails does not stop a night."""
     try:
         new = fill_unsettled(store, config, todo, dataset)
-        counts = review_queue(store, config).counts()
+        counts = review_queue(store, config).counts(seeds=False)
     except Exception as error:  # whatever it is: the night is good without it
         log.exception("the review queue could not be filled")
         return f"the review queue could not be filled ({type(error).__name__}): illm review fill tries it again"

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Decide what the compiler or the model is unsure about.", no_args_is_help=True)
 
 _BEGINS = 60
+_LIKE = 1000
+"""Items of the queue that seeded ones are made to look like."""
+
 ReviewerOption = Annotated[str, typer.Option("--reviewer", "-r", help="In whose name.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="An item, as illm review list shows it.")]
 
@@ -54,7 +57,7 @@ def list_(
         _check_kind(kind)
         states: tuple[State, ...] = ("done",) if done else ("open", "claimed", "waiting")
         found = queue.items(kind=kind, states=states, reviewer=reviewer, limit=limit)
-        counts = queue.counts()
+        counts = queue.counts(reviewer)
     if as_json:
         return result({"items": [_record(item) for item in found], "counts": counts})
     table("to review" if not done else "reviewed", [_row(item) for item in found], empty="nothing")
@@ -166,7 +169,7 @@ def seed(
     from incremental_llm.feedback.review import read_seeds
 
     with _queue(config, overrides) as queue:
-        seeds = read_seeds(file)
+        seeds = read_seeds(file, queue.items(limit=_LIKE))
         added = queue.add(seeds)
         share = queue.settings.seed_share
     if as_json:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -25,6 +26,7 @@ from incremental_llm.feedback.api.problem import ErrorAnswer, Problem
 from incremental_llm.feedback.api.review import ReviewApi, add_review_routes
 from incremental_llm.feedback.api.review_page import add_review_page
 from incremental_llm.feedback.api.service import Service
+from incremental_llm.feedback.api.sessions import EndedSessions
 from incremental_llm.feedback.api.settings import ApiSettings
 from incremental_llm.feedback.events import EVENT_TYPES
 from incremental_llm.feedback.review import ReviewQueue
@@ -83,7 +85,7 @@ def create_app(
     """
     limits = settings or ApiSettings()
     metrics = Metrics()
-    service = Service(KeyTable(store), limits, metrics, clock, now)
+    service = Service(KeyTable(store), EndedSessions(store), limits, metrics, clock, now)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -112,7 +114,7 @@ def create_app(
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    for kind in (Problem, HTTPException, Exception):
+    for kind in (Problem, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_problem)
     _add_routes(app, service)
     queue = review or ReviewQueue(store, now=now)

@@ -57,6 +57,15 @@ async def aside(size: int, work: Callable[[], _T]) -> _T:
     return await asyncio.to_thread(work) if size > _SMALL else work()
 
 
+def encodable(value: Any) -> bool:
+    """Whether all text in a JSON value can be written as UTF-8: an escape may stand for half of a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _parse(body: bytes, max_depth: int) -> Any:
     try:
         value = parse_json(body.decode("utf-8"))

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -80,6 +81,10 @@ def problem_answer(request: Request, error: Exception) -> Response:
     match error:
         case Problem():
             problem = error
+        case RequestValidationError():
+            detail = error.errors()[0]
+            where = " ".join(str(part) for part in detail["loc"])
+            problem = Problem(422, "parameters as GET /docs lists them", f"{where}: {detail['msg']}", "Correct it.")
         case HTTPException(status_code=404):
             problem = Problem(404, "a path of this API", "none of them", "GET /docs lists them.")
         case HTTPException(status_code=405):

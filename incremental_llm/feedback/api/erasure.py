@@ -41,12 +41,12 @@ def _erase_keys(connection: sa.Connection, erased: Erased) -> int:
 
 
 def _nothing(connection: sa.Connection, erased: Erased) -> int:
-    """Secrets of the server."""
+    """Secrets of the server, and random ids of sessions."""
     return 0
 
 
 RULES = (
     TableRule((tables.answers.name,), _erase_answers),
     TableRule((tables.keys.name,), _erase_keys),
-    TableRule((tables.signing_secrets.name,), _nothing),
+    TableRule((tables.signing_secrets.name, tables.ended_sessions.name), _nothing),
 )

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import get_args
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from incremental_llm.chat import canonical_json
 from incremental_llm.errors import InputError
@@ -103,11 +103,12 @@ class KeyTable:
             raise InputError(f"api key: expected the scope review for the reviewer {reviewer!r}, found none.")
         for what, told in (("name", name), ("reviewer", reviewer or name)):
             try:
-                TypeAdapter(Id).validate_python(told)
-            except ValidationError:
+                if TypeAdapter(Id).validate_python(told) != told.strip():
+                    raise ValueError("spaces around")
+            except ValueError:
                 raise InputError(
-                    f"api key: expected a {what} of 1 to {MAX_ID} characters without control characters, found "
-                    f"{told!r}."
+                    f"api key: expected a {what} of 1 to {MAX_ID} characters without control characters or spaces "
+                    f"around, found {told!r}."
                 ) from None
         secret = secrets.token_urlsafe(32)
         row = {

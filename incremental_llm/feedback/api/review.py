@@ -11,7 +11,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from incremental_llm.feedback.api.body import parse_body
+from incremental_llm.feedback.api.body import encodable, parse_body
 from incremental_llm.feedback.api.intake import TOKENS, Caller
 from incremental_llm.feedback.api.problem import ErrorAnswer, Problem, unavailable
 from incremental_llm.feedback.api.service import Service
@@ -74,17 +74,18 @@ class ReviewApi:
     def __init__(self, service: Service, store: FeedbackStore, queue: ReviewQueue) -> None:
         self._service, self._store, self._queue = service, store, queue
 
-    async def items(self, request: Request, kind: Kind | None, state: State | None, limit: int) -> dict[str, Any]:
-        caller = await self._service.caller(request, "review", session=True)
+    async def items(
+        self, request: Request, kind: Kind | None, state: State | None, limit: int, reviewer: str | None
+    ) -> dict[str, Any]:
+        who = await self._viewer(request, reviewer)
         states = () if state is None else (state,)
-        found = await _aside(
-            lambda: self._queue.items(kind=kind, states=states, reviewer=caller.key.reviewer, limit=limit)
-        )
-        return {"items": [shown(item) for item in found], "counts": await _aside(self._queue.counts)}
+        found = await _aside(lambda: self._queue.items(kind=kind, states=states, reviewer=who, limit=limit))
+        counts = await _aside(lambda: self._queue.counts(who))
+        return {"items": [shown(item) for item in found], "counts": counts}
 
-    async def item(self, request: Request, name: str) -> dict[str, Any]:
-        await self._service.caller(request, "review", session=True)
-        return shown(await _aside(lambda: self._queue.get(name)))
+    async def item(self, request: Request, name: str, reviewer: str | None) -> dict[str, Any]:
+        who = await self._viewer(request, reviewer)
+        return shown(await _aside(lambda: self._queue.get(name, who)))
 
     async def flag(self, request: Request) -> dict[str, Any]:
         """A verdict from outside, on a reply that the caller has seen."""
@@ -101,8 +102,7 @@ class ReviewApi:
             raise Problem(422, "an interaction in the log", repr(body.interaction[:100]), "Log it first.")
         flag = Flag.model_validate(body.model_dump(exclude={"reply_tokens"}))
         proposal = flagged(flag, served.event, by=caller.key.name)
-        added = await _aside(lambda: self._queue.add([proposal]))
-        return {"id": proposal.id, "outcome": "added" if added else "duplicate"}
+        return {"id": proposal.id, "outcome": await _aside(lambda: self._queue.flag(proposal))}
 
     async def claim(self, request: Request) -> dict[str, Any]:
         """The item that was asked for, or the next one; null when there is nothing to do."""
@@ -113,7 +113,7 @@ class ReviewApi:
             claim = await _aside(lambda: self._queue.next(reviewer, but=body.but))
         else:
             claim = await _aside(lambda: self._queue.claim(name, reviewer))
-        counts = await _aside(self._queue.counts)
+        counts = await _aside(lambda: self._queue.counts(reviewer))
         return {"claim": None if claim is None else claimed(claim), "counts": counts}
 
     async def release(self, request: Request, name: str) -> dict[str, Any]:
@@ -135,6 +135,11 @@ class ReviewApi:
         rows = [{**vars_of(row), "agreed": share(row.agreed), "caught": share(row.caught)} for row in found.reviewers]
         return {"reviewers": rows, "alpha": found.alpha, "shared": found.shared}
 
+    async def _viewer(self, request: Request, given: str | None) -> str | None:
+        """Through whose eyes the caller looks: the key's own reviewer's, or those of whom the request names, if any."""
+        caller = await self._service.caller(request, "review", session=True)
+        return None if caller.key.reviewer is None and given is None else _reviewer(caller, given)
+
     async def _read(
         self, request: Request, model: type[B], *scopes: Literal["ingest", "review"], session: bool = False
     ) -> tuple[Caller, B]:
@@ -142,6 +147,8 @@ class ReviewApi:
         caller, raw = await self._service.received(request, *scopes, session=session)
         value = await parse_body(raw, self._service.settings)
         self._service.take(caller, [], 1)
+        if not encodable(value):
+            raise Problem(422, "text in valid Unicode", "half of a surrogate pair", "Correct the text.")
         try:
             return caller, model.model_validate(value)
         except ValidationError as error:
@@ -212,7 +219,7 @@ async def _aside(work: Callable[[], T]) -> T:
 def add_review_routes(app: FastAPI, review: ReviewApi) -> None:
     """The endpoints under /v1/review."""
     errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorAnswer} for status in (401, 403, 404, 409, 422, 429, 503)
+        status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503)
     }
 
     @app.get("/v1/review/items", responses=errors)
@@ -221,14 +228,15 @@ def add_review_routes(app: FastAPI, review: ReviewApi) -> None:
         kind: Kind | None = None,
         state: State | None = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
+        reviewer: str | None = None,
     ) -> Response:
-        """Items, most urgent first; with a reviewer's own key those that this one may decide. Needs review."""
-        return JSONResponse(await review.items(request, kind, state, limit))
+        """Items, most urgent first; of a reviewer those that this one may decide. Needs review."""
+        return JSONResponse(await review.items(request, kind, state, limit, reviewer))
 
     @app.get("/v1/review/items/{item}", responses=errors)
-    async def show_item(request: Request, item: str) -> Response:
-        """One item. Needs review."""
-        return JSONResponse(await review.item(request, item))
+    async def show_item(request: Request, item: str, reviewer: str | None = None) -> Response:
+        """One item, as a reviewer sees it. Needs review."""
+        return JSONResponse(await review.item(request, item, reviewer))
 
     @app.post("/v1/review/items", status_code=202, responses=errors, openapi_extra=_body(FlagBody))
     async def flag_reply(request: Request) -> Response:

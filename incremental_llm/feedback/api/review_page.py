@@ -19,14 +19,15 @@ from incremental_llm.feedback.api.body import parse_body, read_body
 from incremental_llm.feedback.api.keys import ApiKey
 from incremental_llm.feedback.api.problem import Problem
 from incremental_llm.feedback.api.service import Service
-from incremental_llm.feedback.api.sessions import COOKIE, HEADER, SECONDS, session_of
+from incremental_llm.feedback.api.sessions import COOKIE, HEADER, SECONDS, new_session
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
-_TYPES = {"review.css": "text/css", "review.js": "text/javascript"}
+_SCRIPTS = ("texts.js", "drafts.js", "keys.js", "review.js")
+_TYPES = {"review.css": "text/css"} | dict.fromkeys(_SCRIPTS, "text/javascript")
 
 
 def add_review_page(app: FastAPI, service: Service, lease_seconds: float, now: Callable[[], datetime]) -> None:
@@ -57,14 +58,17 @@ def add_review_page(app: FastAPI, service: Service, lease_seconds: float, now: C
         """A session for a reviewer's own key, which never comes back from here."""
         key, credentials = await _presented(request, service)
         answer = JSONResponse({"reviewer": key.reviewer}, headers=_HEADERS)
-        session = session_of(key, credentials, now().timestamp())
+        session = new_session(key, credentials, now().timestamp())
         _set_cookie(request, answer, session, SECONDS)
         return answer
 
     @app.post("/review/logout", include_in_schema=False)
     async def logout(request: Request) -> Response:
-        """Forget the session in this browser."""
+        """End the session, wherever its cookie may be, and forget it in this browser."""
         _check_same_site(request)
+        session = await service.session(request)
+        if session is not None:
+            await service.end(session)
         answer = JSONResponse({}, headers=_HEADERS)
         _set_cookie(request, answer, "", 0)
         return answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from starlette.requests import Request
@@ -21,11 +21,13 @@ from incremental_llm.feedback.api.metrics import Metrics
 from incremental_llm.feedback.api.problem import Problem, later, unavailable
 from incremental_llm.feedback.api.refresh import FreshCredentials
 from incremental_llm.feedback.api.scopes import Scope
-from incremental_llm.feedback.api.sessions import HEADER, session_key
+from incremental_llm.feedback.api.sessions import HEADER, EndedSessions, Session, read_session
 from incremental_llm.feedback.api.settings import ApiSettings
 from incremental_llm.feedback.events import MAX_ID
 
 _MAX_KEYS = 10_000
+
+T = TypeVar("T")
 
 
 class Service:
@@ -34,6 +36,7 @@ class Service:
     def __init__(
         self,
         keys: KeyTable,
+        ended: EndedSessions,
         settings: ApiSettings,
         metrics: Metrics,
         clock: Callable[[], float],
@@ -42,6 +45,7 @@ class Service:
         self.metrics = metrics
         self.writer: GroupCommit | None = None
         self.settings, self._now = settings, now
+        self._ended = ended
         self._by_key = Buckets(settings.key_rate, settings.key_burst, _MAX_KEYS, clock)
         self._by_user = Buckets(settings.user_rate, settings.user_burst, settings.max_users, clock)
         self._credentials = FreshCredentials(keys, settings.refresh_seconds, clock)
@@ -104,7 +108,8 @@ class Service:
         credentials = await self.credentials()
         key = credentials.authenticate(request.headers.get("authorization"))
         if key is None and session and (request.method == "GET" or HEADER in request.headers):
-            key = session_key(request, credentials, self._now().timestamp())
+            its = await self.session(request)
+            key = its.key if its else None
         if key is None:
             found = "one that is unknown or revoked" if "authorization" in request.headers else "none"
             do = "Send Authorization: Bearer KEY; illm api-key create makes one."
@@ -114,6 +119,17 @@ class Service:
             found = ", ".join(sorted(key.scopes))
             raise Problem(403, f"a key with the scope {' or '.join(scopes)}", found, "Use another key.")
         return Caller(key, credentials)
+
+    async def session(self, request: Request) -> Session | None:
+        """The session of the page's cookie, None where it counts no more; raises Problem (503)."""
+        session = read_session(request, await self.credentials(), self._now().timestamp())
+        if session is None:
+            return None
+        return None if await _aside(lambda: self._ended.has(session)) else session
+
+    async def end(self, session: Session) -> None:
+        """Log out of a session; raises Problem (503)."""
+        await _aside(lambda: self._ended.end(session, self._now().timestamp()))
 
     async def credentials(self) -> Credentials:
         """All keys and signing secrets as they are now; raises Problem (503)."""
@@ -153,6 +169,14 @@ class Service:
         for entry, outcome in zip(entries, outcomes, strict=True):
             self.metrics.event(entry.event.type, outcome.outcome)
         return outcomes
+
+
+async def _aside(work: Callable[[], T]) -> T:
+    """The result of `work` on the database, in a thread; raises Problem (503)."""
+    try:
+        return await asyncio.to_thread(work)
+    except sa.exc.SQLAlchemyError:
+        raise unavailable("a database that can be read and written", "one that fails") from None
 
 
 async def _answered(writer: GroupCommit, wanted: groups.Request) -> Outcomes | None:

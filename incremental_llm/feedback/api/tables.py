@@ -22,6 +22,12 @@ signing_secrets = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("secret", sa.String(64), nullable=False),  # 32 bytes in hex: reply tokens are made with the last one
 )
+ended_sessions = sa.Table(
+    "feedback_api_ended_sessions",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("expires", sa.BigInteger, nullable=False),  # seconds since 1970; until then it would count
+)
 answers = sa.Table(
     "feedback_api_answers",
     metadata,

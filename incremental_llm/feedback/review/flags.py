@@ -7,7 +7,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from incremental_llm.feedback.events import Id, Interaction
-from incremental_llm.feedback.review.items import Proposal, Voice
+from incremental_llm.feedback.review.items import Kind, Proposal, Voice
+
+Flagged = Literal["added", "joined", "duplicate"]
+"""joined: the reply's item is there, and not decided yet; it has this verdict too, and is at least as urgent."""
 
 
 class Flag(BaseModel):
@@ -32,9 +35,30 @@ def flagged(flag: Flag, served: Interaction, by: str) -> Proposal:
         prompt=served.messages,
         reply=served.reply,
         interaction=served.id,
-        voices=(Voice(who=by, says=f"{flag.verdict}, {flag.confidence:.2f} sure"),),
+        voices=(sure(by, flag.verdict, flag.confidence),),
         sources=(served.id,),
         authors=(served.user,),
-        priority=flag.confidence if flag.kind == "safety" else 1 - flag.confidence,
+        priority=urgency(flag.kind, flag.confidence),
         about=served.id,
     )
+
+
+def joined(known: Proposal, further: Proposal) -> Proposal | None:
+    """An item with one more verdict on its reply, as urgent as the more urgent one; None where it says nothing new."""
+    voices = tuple(voice for voice in further.voices if voice not in known.voices)
+    if not voices:
+        return None
+    first = max(known, further, key=lambda one: one.priority)
+    return known.model_copy(
+        update={"voices": (*known.voices, *voices), "priority": first.priority, "reason": first.reason}
+    )
+
+
+def sure(who: str, verdict: str, confidence: float) -> Voice:
+    """A moderator's verdict as reviewers see it."""
+    return Voice(who=who, says=f"{verdict}, {confidence:.2f} sure")
+
+
+def urgency(kind: Kind, confidence: float) -> float:
+    """The priority of a moderator's verdict, and the confidence for a priority."""
+    return confidence if kind == "safety" else 1 - confidence

@@ -5,31 +5,28 @@ from __future__ import annotations
 import operator
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, get_args
 
 import sqlalchemy as sa
 
 from incremental_llm.errors import IntegrityError
-from incremental_llm.feedback.events import MAX_ID
 from incremental_llm.feedback.review import tables
+from incremental_llm.feedback.review.checks import check_item, check_reviewer, check_verdict, is_item, unknown_item
+from incremental_llm.feedback.review.flags import Flagged, joined
 from incremental_llm.feedback.review.items import (
-    VERDICTS,
     Claim,
     Decided,
     Decision,
     Item,
     NotYoursError,
     Proposal,
-    ReviewError,
     State,
-    UnknownItemError,
     Verdict,
 )
 from incremental_llm.feedback.review.rows import add_authors, decision_row, item_row, read_decision, read_proposal
 from incremental_llm.feedback.review.settings import ReviewSettings
 from incremental_llm.feedback.review.teaching import Same, settled, taught
+from incremental_llm.feedback.review.view import View, open_to
 from incremental_llm.feedback.sequence import CHUNK, chunks
 from incremental_llm.feedback.store import FeedbackStore, append_within
 from incremental_llm.feedback.tables import create_missing
@@ -62,50 +59,66 @@ class ReviewQueue:
             create_missing(connection, tables.metadata)
 
     def add(self, proposals: Iterable[Proposal]) -> int:
-        """Put proposals in, and return how many were new. One that is there already gets further authors at most."""
+        """Put proposals in, and return how many were new. One that is there already gets further authors at most.
+
+        A seeded item gets the time of one of the others: those of a file would share theirs.
+        """
         wanted = {proposal.id: proposal for proposal in proposals}
         created = self._now().isoformat()
         with self._store.writing() as connection:
             known: set[str] = set()
             for ids in chunks(wanted):
                 known.update(connection.scalars(sa.select(_I.id).where(_I.id.in_(ids))))
-            rows = [item_row(name, wanted[name], created) for name in wanted if name not in known]
+            times = connection.scalars(sa.select(_I.created).where(~_I.seeded)).all() or [created]
+            rows = [
+                item_row(
+                    name, new, created if new.expected is None else times[int(self._draw() * len(times)) % len(times)]
+                )
+                for name, new in wanted.items()
+                if name not in known
+            ]
             for start in range(0, len(rows), CHUNK):
                 connection.execute(sa.insert(tables.items), rows[start : start + CHUNK])
             add_authors(connection, {name: proposal.authors for name, proposal in wanted.items()})
         return len(rows)
 
+    def flag(self, proposal: Proposal) -> Flagged:
+        """Put in a moderator's verdict; one more on a reply whose item is not decided yet joins that item."""
+        if self.add([proposal]):
+            return "added"
+        with self._store.writing() as connection:
+            row = connection.execute(sa.select(tables.items).where(_I.id == proposal.id)).one()
+            more = None if row.state == "done" else joined(read_proposal(row), proposal)
+            if more is None:
+                return "duplicate"
+            changed = item_row(row.id, more, row.created) | {"state": row.state}
+            connection.execute(sa.update(tables.items).where(_I.id == row.id).values(changed))
+        return "joined"
+
     def items(
         self, *, kind: str | None = None, states: Collection[State] = (), reviewer: str | None = None, limit: int = 100
     ) -> list[Item]:
         """Items, most urgent first, at most `limit`; `reviewer`: those that this one may decide and has not."""
-        now = self._now().timestamp()
-        wanted = sa.select(tables.items).order_by(_I.priority.desc(), _I.created, _I.id).limit(limit)
+        view = self._view(reviewer)
+        wanted = view.select().order_by(_I.priority.desc(), _I.created, _I.id).limit(limit)
         if kind is not None:
             wanted = wanted.where(_I.kind == kind)
         if states:
-            held = sa.exists().where(_C.item == _I.id, _C.expires > now)
-            stored = [state for state in states if state != "claimed"]
-            free = sa.and_(_I.state.in_(stored), ~held) if "claimed" not in states else _I.state.in_(stored)
-            wanted = wanted.where(sa.or_(free, held) if "claimed" in states else free)
+            wanted = wanted.where(view.state.in_(states))
         if reviewer is not None:
-            wanted = wanted.where(*_open_to(reviewer))
+            wanted = wanted.where(*open_to(reviewer))
         with self._store.reading() as connection:
-            return self._items(connection, connection.execute(wanted).all())
+            return view.items(connection, connection.execute(wanted).all())
 
-    def get(self, name: str) -> Item:
-        """One item; raises UnknownItemError."""
+    def get(self, name: str, reviewer: str | None = None) -> Item:
+        """One item, as `reviewer` sees it; raises UnknownItemError."""
         with self._store.reading() as connection:
-            return self._item(connection, name)
+            return self._item(connection, name, reviewer)
 
-    def counts(self) -> dict[State, int]:
-        """How many items are in each state, seeded ones left out."""
-        held = sa.exists().where(_C.item == _I.id, _C.expires > self._now().timestamp())
-        state = sa.case((sa.and_(_I.state != "done", held), "claimed"), else_=_I.state).label("now")
-        wanted = sa.select(state, sa.func.count().label("many")).where(~_I.seeded).group_by(state)
+    def counts(self, reviewer: str | None = None, *, seeds: bool = True) -> dict[State, int]:
+        """How many items are in each state as `reviewer` sees them; without `seeds` seeded ones are left out."""
         with self._store.reading() as connection:
-            found = {row.now: row.many for row in connection.execute(wanted)}
-        return {state: found.get(state, 0) for state in get_args(State)}
+            return self._view(reviewer).counts(connection, seeds=seeds)
 
     def decisions(self) -> list[Decision]:
         """Every decision, in order of time."""
@@ -127,10 +140,11 @@ class ReviewQueue:
 
         What the reviewer holds already comes first. Seeded items are mixed in and look like the others.
         """
-        _check_reviewer(reviewer)
+        check_reviewer(reviewer)
         with self._store.writing() as connection:
             now = self._now().timestamp()
-            free = sa.select(_I.id).where(*_open_to(reviewer), _I.id.not_in(list(but)[-CHUNK // 2 :])).limit(1)
+            passed = list(filter(is_item, but))[-CHUNK // 2 :]
+            free = sa.select(_I.id).where(*open_to(reviewer), _I.id.not_in(passed)).limit(1)
             live = sa.select(_C.item).where(_C.expires > now)
             mine, other = live.where(_C.reviewer == reviewer), live.where(_C.reviewer != reviewer)
             ordered = free.where(_I.id.not_in(other)).order_by(_I.priority.desc(), _I.created, _I.id)
@@ -149,14 +163,16 @@ class ReviewQueue:
         Raises:
             ReviewError: unknown, decided, somebody else's, or about what this reviewer has said.
         """
-        _check_reviewer(reviewer)
+        check_reviewer(reviewer)
         with self._store.writing() as connection:
-            item = self._item(connection, name)
+            item = self._item(connection, name, reviewer)
             self._check_open(connection, item, reviewer)
             return self._claimed(connection, name, reviewer)
 
     def release(self, name: str, reviewer: str) -> None:
         """Give a claim back; nothing happens where there is none."""
+        check_item(name)
+        check_reviewer(reviewer)
         with self._store.writing() as connection:
             connection.execute(sa.delete(tables.claims).where(_C.item == name, _C.reviewer == reviewer))
 
@@ -168,12 +184,13 @@ class ReviewQueue:
         Raises:
             ReviewError: no live claim by this reviewer, another decision of theirs, or a text that does not fit.
         """
-        _check_verdict(verdict, content)
+        check_reviewer(reviewer)
+        check_verdict(verdict, content)
         with self._store.writing() as connection:
-            item = self._item(connection, name)
+            item = self._item(connection, name, reviewer)
             before = {one.reviewer: one for one in self._decisions_on(connection, name)}
             if reviewer in before and (before[reviewer].verdict, before[reviewer].content) == (verdict, content):
-                return Decided(name, self._told(item, before[reviewer]), ())
+                return Decided(name, item.state, ())
             self._check_open(connection, item, reviewer)
             now = self._now()
             held = sa.select(_C.claimed).where(_C.item == name, _C.reviewer == reviewer)
@@ -186,7 +203,7 @@ class ReviewQueue:
             connection.execute(sa.insert(tables.decisions), [decision_row(decision)])
             connection.execute(sa.delete(tables.claims).where(_C.item == name, _C.reviewer == reviewer))
             if item.proposal.expected is not None:
-                return Decided(name, self._told(item, decision), ())
+                return Decided(name, self._item(connection, name, reviewer).state, ())
             return self._settle(connection, item, [*before.values(), decision])
 
     def _settle(self, connection: sa.Connection, item: Item, decisions: Sequence[Decision]) -> Decided:
@@ -204,14 +221,6 @@ class ReviewQueue:
 
     def _needed(self, proposal: Proposal) -> int:
         return 2 if proposal.kind in self.settings.two_person else 1
-
-    def _told(self, item: Item, decision: Decision) -> State:
-        """The state as its reviewer is told it: a seeded item looks like any other."""
-        if item.proposal.expected is None:
-            return item.state
-        if decision.verdict == "skip":
-            return "open"
-        return "done" if self._needed(item.proposal) == 1 else "waiting"
 
     def _check_open(self, connection: sa.Connection, item: Item, reviewer: str) -> None:
         others = "Take another one: illm review next."
@@ -239,60 +248,20 @@ class ReviewQueue:
         )
         row = {"item": name, "reviewer": reviewer, "claimed": now if held is None else held, "expires": expires}
         connection.execute(sa.insert(tables.claims), [row])
-        item = replace(self._item(connection, name), state="claimed", claimed_by=reviewer)  # a seeded one has several
-        return Claim(item, reviewer, datetime.fromtimestamp(expires, UTC))
+        return Claim(self._item(connection, name, reviewer), reviewer, datetime.fromtimestamp(expires, UTC))
 
-    def _item(self, connection: sa.Connection, name: str) -> Item:
-        row = connection.execute(sa.select(tables.items).where(_I.id == name)).first()
+    def _view(self, reviewer: str | None) -> View:
+        if reviewer is not None:
+            check_reviewer(reviewer)
+        return View(reviewer, self._now().timestamp(), self.settings.two_person)
+
+    def _item(self, connection: sa.Connection, name: str, reviewer: str | None) -> Item:
+        check_item(name)
+        view = self._view(reviewer)
+        row = connection.execute(view.select().where(_I.id == name)).first()
         if row is None:
-            raise UnknownItemError("the id of a review item", repr(name[:MAX_ID]), "illm review list shows them.")
-        return self._items(connection, [row])[0]
-
-    def _items(self, connection: sa.Connection, rows: Sequence[Any]) -> list[Item]:
-        names = [row.id for row in rows]
-        held: dict[str, str] = {}
-        decided: dict[str, int] = {}
-        for ids in chunks(names):
-            live = sa.select(_C.item, _C.reviewer).where(_C.item.in_(ids), _C.expires > self._now().timestamp())
-            held |= {row.item: row.reviewer for row in connection.execute(live)}
-            count = sa.select(_D.item, sa.func.count().label("many")).where(_D.item.in_(ids), _D.verdict != "skip")
-            decided |= {row.item: row.many for row in connection.execute(count.group_by(_D.item))}
-        return [
-            Item(
-                id=row.id,
-                proposal=read_proposal(row),
-                state="claimed" if row.id in held and row.state != "done" else row.state,
-                created=datetime.fromisoformat(row.created),
-                claimed_by=held.get(row.id),
-                decided=0 if row.seeded else decided.get(row.id, 0),  # an open item with many would be a seeded one
-            )
-            for row in rows
-        ]
+            raise unknown_item(name)
+        return view.items(connection, [row])[0]
 
     def _decisions_on(self, connection: sa.Connection, name: str) -> list[Decision]:
         return [read_decision(row) for row in connection.execute(sa.select(tables.decisions).where(_D.item == name))]
-
-
-def _open_to(reviewer: str) -> tuple[sa.ColumnElement[bool], ...]:
-    """Items that are not decided, neither by this reviewer, nor about what this reviewer has said."""
-    said = sa.exists().where(_A.item == _I.id, _A.person == reviewer)
-    decided = sa.exists().where(_D.item == _I.id, _D.reviewer == reviewer)
-    return _I.state.in_(("open", "waiting")), ~said, ~decided
-
-
-def _check_reviewer(reviewer: str) -> None:
-    if not reviewer.strip() or len(reviewer) > MAX_ID or not reviewer.isprintable():
-        raise ReviewError(f"a reviewer of 1 to {MAX_ID} printable characters", repr(reviewer[:50]), "Give a name.")
-
-
-def _check_verdict(verdict: str, content: str | None) -> None:
-    if verdict not in VERDICTS:
-        raise ReviewError(f"a verdict out of {', '.join(VERDICTS)}", repr(verdict)[:50], "Correct it.")
-    if verdict != "correct" and content is not None:
-        raise ReviewError(f"no text with {verdict}", "one", "Send it as correct, or leave it out.")
-    if verdict == "correct" and (content is None or not content.strip()):
-        raise ReviewError("the right reply with correct", "none", "Write it, or reject the reply.")
-    try:
-        (content or "").encode()
-    except UnicodeEncodeError:
-        raise ReviewError("text in valid Unicode", "half of a surrogate pair", "Correct the text.") from None

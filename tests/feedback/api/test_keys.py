@@ -55,7 +55,10 @@ def test_revoking_ends_a_key_once(store: FeedbackStore) -> None:
         table.revoke("nobody")
 
 
-@pytest.mark.parametrize(("name", "scopes"), [("shop", []), ("shop", ["write"]), ("", ["ingest"]), ("a\nb", ["admin"])])
+@pytest.mark.parametrize(
+    ("name", "scopes"),
+    [("shop", []), ("shop", ["write"]), ("", ["ingest"]), ("a\nb", ["admin"]), ("anna ", ["review"])],
+)
 def test_a_key_has_a_name_and_known_scopes(store: FeedbackStore, name: str, scopes: list[str]) -> None:
     with pytest.raises(InputError, match="api key: expected"):
         KeyTable(store).create(name, scopes)

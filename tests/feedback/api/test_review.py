@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
+from incremental_llm.feedback.api import tables
 from incremental_llm.feedback.api.app import create_app
 from incremental_llm.feedback.api.keys import KeyTable
 from incremental_llm.feedback.api.sessions import COOKIE, SECONDS
 from incremental_llm.feedback.review import Proposal, ReviewQueue, ReviewSettings
+
+NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -138,6 +144,78 @@ def test_a_flag_needs_the_token_of_its_reply_and_a_reply_that_is_there(bound) ->
     assert "confidence: Input should be less" in wrong.json()["error"]["found"]
 
 
+@pytest.mark.parametrize("half", ["\ud800", "\udfff tail"])
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(flagged, half: str) -> None:
+    api, name = flagged
+    flag = {"interaction": "i1", "kind": "safety", "verdict": "harm", "confidence": 0.5}
+    for path, body in (
+        ("/v1/review/claim", {"item": half, "reviewer": "r1"}),
+        ("/v1/review/claim", {"but": [half], "reviewer": "r1"}),
+        ("/v1/review/claim", {"reviewer": half}),
+        ("/v1/review/claim", {half: 1, "reviewer": "r1"}),
+        (f"/v1/review/items/{name}/release", {"reviewer": half}),
+        (f"/v1/review/items/{name}/decision", {"verdict": "correct", "content": half, "reviewer": "r1"}),
+        (f"/v1/review/items/{name}/decision", {"verdict": half, "reviewer": "r1"}),
+        ("/v1/review/items", {**flag, "interaction": half}),
+        ("/v1/review/items", {**flag, "verdict": half}),
+        ("/v1/review/items", {**flag, "reply_tokens": [half]}),
+    ):
+        answer = api.post(path, body, "reviewer")
+        assert (answer.status_code, answer.json()["error"]["found"]) == (422, "half of a surrogate pair"), (path, body)
+    assert login(api, half).status_code == 401
+
+
+def test_what_no_database_takes_is_refused_before_it(flagged) -> None:
+    api, _ = flagged
+    assert get(api, "/v1/review/items/%00").status_code == 404
+    assert api.post("/v1/review/items/%00/release", {}, "r1").status_code == 404
+    assert api.post("/v1/review/claim", {"item": "\x00"}, "r1").status_code == 404
+    assert api.post("/v1/review/claim", {"reviewer": "a\x00"}, "reviewer").status_code == 422
+    anna = api.post("/v1/review/claim", {"reviewer": "anna "}, "reviewer")
+    assert (anna.status_code, anna.json()["error"]["found"]) == (422, "'anna '")
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=x", "kind=foo", "state=gone"])
+def test_a_parameter_that_does_not_fit_is_answered_like_any_error(bound, query: str) -> None:
+    answer = get(bound, f"/v1/review/items?{query}")
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert set(error) == {"status", "expected", "found", "do", "request_id"}
+    assert error["found"].startswith(f"query {query.partition('=')[0]}: Input should be")
+
+
+def test_the_description_knows_one_shape_of_an_error(api) -> None:
+    description = api.client.get("/openapi.json").json()
+    assert "HTTPValidationError" not in description["components"]["schemas"]
+    for path, methods in description["paths"].items():
+        for one in methods.values():
+            for status, answer in one["responses"].items():
+                if path != "/metrics" and status >= "400":
+                    told = answer["content"]["application/json"]["schema"]
+                    assert told == {"$ref": "#/components/schemas/ErrorAnswer"}
+
+
+def test_a_second_flag_on_a_reply_is_heard_while_its_item_is_open(bound) -> None:
+    bound.log(id="i1")
+
+    def flag(verdict: str, confidence: float) -> str:
+        body = {"interaction": "i1", "kind": "safety", "verdict": verdict, "confidence": confidence}
+        return str(bound.post("/v1/review/items", body, "reviewer").json()["outcome"])
+
+    told = [flag("self_harm", 0.2), flag("VIOLENCE", 0.99), flag("VIOLENCE", 0.99), flag("self_harm", 0.1)]
+    assert told == ["added", "joined", "duplicate", "joined"]
+    (item,) = get(bound, "/v1/review/items").json()["items"]
+    assert (item["reason"], item["priority"]) == ("VIOLENCE", 0.99)
+    says = [voice["says"] for voice in item["voices"]]
+    assert says == ["self_harm, 0.20 sure", "VIOLENCE, 0.99 sure", "self_harm, 0.10 sure"]
+    for reviewer in ("r1", "r2"):
+        bound.post("/v1/review/claim", {}, reviewer)
+        assert flag(f"seen by {reviewer}", 0.5) == "joined"  # whoever holds it keeps it
+        bound.post(f"/v1/review/items/{item['id']}/decision", {"verdict": "reject"}, reviewer)
+    assert flag("late", 1) == "duplicate"
+    assert get(bound, f"/v1/review/items/{item['id']}").json()["state"] == "done"
+
+
 def test_requests_are_counted_by_key(start) -> None:
     api = start(key_rate=1, key_burst=2)
     codes = [api.post("/v1/review/claim", {"reviewer": "r1"}, "reviewer").status_code for _ in range(3)]
@@ -167,6 +245,31 @@ def test_a_seeded_item_looks_like_any_other(start, make_interaction) -> None:
 # the page's session
 
 PAGE = {"X-Illm-Review": "1", "Content-Type": "application/json"}
+
+
+def test_a_reviewers_counts_move_with_a_seeded_item_too(start) -> None:
+    api = start()
+    api.log(id="i1")
+    said = {"kind": "moderation", "reason": "wrong", "prompt": [{"role": "user", "content": "?"}], "priority": 0.5}
+    seeded = Proposal.model_validate({**said, "reply": "a", "expected": "reject"})
+    plain = Proposal.model_validate({**said, "reply": "b", "interaction": "i1"})
+    ReviewQueue(api.store).add([seeded, plain])
+
+    def counts(answer: Any) -> list[int]:
+        return [answer.json()["counts"][state] for state in ("open", "claimed", "done")]
+
+    listed = get(api, "/v1/review/items?reviewer=r1", "reviewer")
+    assert counts(listed) == [2, 0, 0]
+    claim = api.post("/v1/review/claim", {"item": seeded.id, "reviewer": "r1"}, "reviewer")
+    assert counts(claim) == [1, 1, 0]
+    api.post(f"/v1/review/items/{seeded.id}/decision", {"verdict": "reject", "reviewer": "r1"}, "reviewer")
+    for reviewer, state, moved in (("r1", "done", [1, 0, 1]), ("r2", "open", [2, 0, 0])):
+        assert get(api, f"/v1/review/items/{seeded.id}?reviewer={reviewer}", "reviewer").json()["state"] == state
+        assert counts(get(api, f"/v1/review/items?reviewer={reviewer}", "reviewer")) == moved
+    api.keys["r1"] = KeyTable(api.store).create("r1", ["review"], reviewer="r1")[1]
+    assert get(api, f"/v1/review/items/{seeded.id}").json()["state"] == "done"
+    assert get(api, "/v1/review/items?reviewer=r2").status_code == 403
+    assert get(api, "/v1/review/items?reviewer=r2%00", "reviewer").status_code == 422
 
 
 def login(api: Any, key: str = "r1", **headers: str) -> Any:
@@ -211,10 +314,12 @@ def test_only_a_reviewers_own_key_logs_in(bound, key: str) -> None:
 
 
 def spoiled(session: str) -> list[str]:
-    name, expires, number, mac = session.split(".")
+    name, expires, number, own, mac = session.split(".")
     longer = str(int(expires) + 1)
-    return ["", "....", f"x.{expires}.{number}.{mac}", f"{name}.{longer}.{number}.{mac}", f"{name}.{expires}.9.{mac}",
-            f"{name}.{expires}.{number}.{mac[:-1]}", f"{name}.-1.{number}.{mac}", f"{name}.{expires}.²."]  # fmt: skip
+    signed = f"{own}.{mac}"
+    return ["", ".....", f"x.{expires}.{number}.{signed}", f"{name}.{longer}.{number}.{signed}",
+            f"{name}.{expires}.9.{signed}", f"{name}.{expires}.{number}.{signed[:-1]}", f"{name}.-1.{number}.{signed}",
+            f"{name}.{expires}.{number}.{own[:-1]}.{mac}", f"{name}.{expires}.²..", f"{session}²"]  # fmt: skip
 
 
 def test_a_session_is_signed_ends_with_its_time_and_with_its_key(bound) -> None:
@@ -239,6 +344,32 @@ def test_a_session_is_signed_ends_with_its_time_and_with_its_key(bound) -> None:
     assert not works(session)
 
 
+def test_logging_out_ends_the_session_and_no_other(bound) -> None:
+    cookies = []
+    for _ in range(2):
+        login(bound)
+        cookies.append(bound.client.cookies[COOKIE])
+        bound.client.cookies.clear()
+    first, second = ({**PAGE, "Cookie": f"{COOKIE}={cookie}"} for cookie in cookies)
+    for _ in range(2):
+        assert bound.client.post("/review/logout", content="{}", headers=first).status_code == 200
+    assert bound.client.post("/v1/review/claim", content="{}", headers=first).status_code == 401
+    assert 'id="login"' in bound.client.get("/review", headers=first).text
+    assert bound.client.post("/v1/review/claim", content="{}", headers=second).status_code == 200
+    with TestClient(create_app(bound.store, now=lambda: bound.now[0])) as restarted:
+        assert restarted.post("/v1/review/claim", content="{}", headers=first).status_code == 401
+
+
+def test_an_ended_session_is_kept_until_it_would_have_ended(bound) -> None:
+    for hours in (0, 11, 12):
+        bound.now[0] = NOW + timedelta(hours=hours)
+        login(bound)
+        bound.client.post("/review/logout", content="{}", headers=PAGE)
+    with bound.store.reading() as connection:
+        kept = connection.scalars(sa.select(tables.ended_sessions.c.expires)).all()
+    assert sorted(kept) == [int((NOW + timedelta(hours=hours)).timestamp()) for hours in (23, 24)]
+
+
 def test_ending_old_tokens_ends_sessions(bound) -> None:
     login(bound)
     KeyTable(bound.store).rotate_signing(end_old=True)
@@ -246,7 +377,9 @@ def test_ending_old_tokens_ends_sessions(bound) -> None:
 
 
 def test_the_page_and_its_parts_come_with_a_strict_policy(bound) -> None:
-    for path in ("/review", "/review/review.css", "/review/review.js"):
+    scripts = re.findall(r'<script src="([^"]+)" defer></script>', bound.client.get("/review").text)
+    assert len(scripts) == 4
+    for path in ("/review", "/review/review.css", *scripts):
         policy = bound.client.get(path).headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy

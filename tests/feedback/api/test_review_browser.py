@@ -71,7 +71,7 @@ class Site:
     server: Server
     page: Any
     errors: list[str]
-    lease: list[float]
+    dialogs: Callable[[Any], None]
 
     def put(self, name: str, reply: str, asked: str = "How long can I return boots?", **fields: Any) -> str:
         """An item on the reply of a new interaction."""
@@ -119,9 +119,14 @@ def site(tmp_path: Path, browser: Any) -> Iterator[Site]:
         context.set_default_timeout(15_000)
         page, errors = context.new_page(), []
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("dialog", lambda dialog: (errors.append(f"dialog {dialog.message}"), dialog.dismiss()))
+
+        def dialogs(dialog: Any) -> None:
+            errors.append(f"dialog {dialog.message}")
+            dialog.dismiss()
+
+        page.on("dialog", dialogs)
         page.on("console", lambda told: errors.append(told.text) if "Content Security" in told.text else None)
-        yield Site(store, queue, server, page, errors, [])
+        yield Site(store, queue, server, page, errors, dialogs)
         assert errors == []
 
 
@@ -326,3 +331,111 @@ def test_a_wrong_key_is_refused_in_words_and_stands_in_no_address(site: Site, ke
     assert site.page.evaluate("document.cookie") == ""
     site.page.click("#logout")
     site.page.wait_for_selector("#key")
+
+
+def test_a_page_of_anna_decides_nothing_in_the_name_of_ben(site: Site, key: str) -> None:
+    site.put("i1", "14 days.")
+    site.open(key, reply="14 days.")
+    ben = KeyTable(site.store).create("ben", ["review"], reviewer="ben")[1]
+    other = site.page.context.new_page()
+    other.goto(f"{site.server.url}/review")
+    other.wait_for_function("() => !busy")
+    other.click("#logout")
+    other.fill("#key", ben)
+    other.press("#key", "Enter")
+    other.wait_for_selector("#counts", state="visible")
+    site.press("r")
+    site.says("This page was r1's, and this browser is logged in as somebody else now. Nothing was sent.")
+    assert site.page.locator(".who span").inner_text() == "ben"
+    assert site.queue.decisions() == []
+
+
+def test_going_back_to_what_another_holds_by_now_keeps_this_one(site: Site, key: str) -> None:
+    first, second = site.put("i1", "first", priority=0.9), site.put("i2", "second", priority=0.1)
+    site.open(key, reply="first")
+    site.press("n")
+    site.shows("second")
+    site.queue.claim(first, "r2")
+    site.press("k")
+    site.says("The one before is not yours to decide any more; this one still is")
+    assert site.queue.get(second).claimed_by == "r1"
+    site.press("a")
+    site.says("Nothing")
+    assert [event.content for event in site.taught()] == ["second"]
+
+
+def test_going_back_gives_back_the_one_that_is_left(site: Site, key: str) -> None:
+    first, second = site.put("i1", "first", priority=0.9), site.put("i2", "second", priority=0.1)
+    site.open(key, reply="first")
+    site.press("n")
+    site.shows("second")
+    site.press("k")
+    site.shows("first")
+    assert (site.queue.get(first).claimed_by, site.queue.get(second).claimed_by) == ("r1", None)
+
+
+def drafts(site: Site) -> list[str]:
+    stored = site.page.evaluate("Object.entries(sessionStorage)")
+    return [text for name, text in stored if name.startswith("illm-review-draft ")]
+
+
+def test_what_was_typed_outlives_a_reload_and_no_decision(site: Site, key: str) -> None:
+    site.put("i1", "14 days.")
+    site.open(key, reply="14 days.")
+    site.press("e", "End")
+    site.page.keyboard.type(" Or so.")
+    site.page.remove_listener("dialog", site.dialogs)
+    asked: list[str] = []
+    site.page.once("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    site.page.reload()
+    site.shows("14 days.")
+    assert asked == ["beforeunload"]
+    assert site.page.input_value("#text") == "14 days. Or so."
+    assert drafts(site) == ["14 days. Or so."]
+    site.press("e", "Control+Enter")
+    site.says("Nothing to review")
+    assert (drafts(site), site.taught()[0].content) == ([], "14 days. Or so.")
+
+
+def test_logging_out_forgets_what_was_typed(site: Site, key: str) -> None:
+    site.put("i1", "14 days.")
+    site.open(key, reply="14 days.")
+    site.page.fill("#text", "15 days.")
+    assert drafts(site) == ["15 days."]
+    site.page.click("#logout")
+    site.page.wait_for_selector("#key")
+    assert drafts(site) == []
+
+
+@pytest.mark.parametrize(
+    ("key_", "code", "does"),
+    [("R", "KeyR", "thumb"), ("к", "KeyR", "thumb"), ("a", "KeyQ", "correction"), ("ρ", "KeyR", "thumb")],
+)
+def test_keys_count_with_caps_lock_and_on_any_layout(site: Site, key: str, key_: str, code: str, does: str) -> None:
+    site.put("i1", "14 days.")
+    site.open(key, reply="14 days.")
+    typed = "([key, code]) => document.body.dispatchEvent(new KeyboardEvent('keydown', { key, code, bubbles: true }))"
+    site.page.evaluate(typed, [key_, code])
+    site.says("Nothing to review")
+    assert [event.type for event in site.taught()] == [does]
+
+
+def test_a_key_in_a_long_reply_waits_for_no_difference(site: Site, key: str) -> None:
+    reply = "word " * 50_000
+    site.put("i1", reply)
+    site.open(key, reply=reply)
+    site.page.evaluate("window.shown = 0; const shows = showSize; showSize = () => { window.shown++; shows(); }; 0")
+    at_once = site.page.evaluate(
+        "() => { for (const end of 'abc') { at('text').value += end; at('text').dispatchEvent(new Event('input')); }"
+        " return [window.shown, at('save').disabled]; }"
+    )
+    assert at_once == [0, False]
+    site.page.wait_for_function("() => window.shown === 1")
+    assert site.page.locator("#size").inner_text().startswith("250003 characters")
+
+
+def test_characters_that_cannot_be_seen_have_names_in_reason_and_voices_too(site: Site, key: str) -> None:
+    site.put("i1", "14 days.", reason="odd\u202e", voices=(Voice(who="an\u200bna\u202e", says="up"),))
+    site.open(key, reply="14 days.")
+    assert site.page.locator("#why .sign").all_inner_texts() == ["RLO"]
+    assert site.page.locator("#voices b .sign").all_inner_texts() == ["ZWSP", "RLO"]

@@ -128,6 +128,28 @@ def test_an_unknown_item_and_a_reviewer_without_a_name(world) -> None:
         world.queue.next(" ")
 
 
+@pytest.mark.parametrize("name", ["", " anna", "anna ", "a\nb", "\x00", "\ud800", "x" * 201])
+def test_a_name_that_is_none_or_could_be_taken_for_another_is_refused(world, name: str) -> None:
+    item = world.put()
+    for work in (
+        lambda: world.queue.next(name),
+        lambda: world.queue.claim(item, name),
+        lambda: world.queue.release(item, name),
+        lambda: world.queue.decide(item, name, "accept"),
+    ):
+        with pytest.raises(ReviewError, match="printable characters without spaces around"):
+            work()
+
+
+@pytest.mark.parametrize("name", ["\ud800", "\x00", "x" * 32, ""])
+def test_what_can_be_no_id_reaches_no_database(world, name: str) -> None:
+    item = world.put()
+    for work in (world.queue.get, lambda n: world.queue.claim(n, "r1"), lambda n: world.queue.release(n, "r1")):
+        with pytest.raises(UnknownItemError, match="the id of a review item"):
+            work(name)
+    assert world.queue.next("r1", but=[name]).item.id == item
+
+
 def test_two_people_have_to_say_the_same(world) -> None:
     item = world.put(kind="safety")
     assert world.decide(item, "r1", "correct", "Please ask a doctor!").state == "waiting"

@@ -3,12 +3,17 @@
 "use strict";
 
 const at = (id) => document.getElementById(id);
-const bytes = (text) => new TextEncoder().encode(text).length;
-const drafts = new Map(); // what was typed for an item and not sent
 const passed = []; // ids that were put off in this sitting
 let item = null;
 let untouched = ""; // what the editor holds of the reply: it turns CRLF into LF
 let busy = false;
+const reviewer = document.body.dataset.reviewer; // whose page this is; another tab may have logged in somebody else since
+const drafts = new Drafts(reviewer);
+const LONG = 20_000; // characters of which size and difference take longer than a key may
+const PAUSE = 300; // milliseconds without a key, after which they are shown
+let pause = 0; // the timer for it
+let leaving = false; // the page goes by its own will
+const NOTICE = "illm-review-notice"; // what to say after a reload
 
 class Refused extends Error {
   constructor(status, error) {
@@ -19,7 +24,8 @@ class Refused extends Error {
 
 async function send(path, body) {
   const headers = { "Content-Type": "application/json", "X-Illm-Review": "1" };
-  const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), redirect: "error" });
+  const named = JSON.stringify({ ...body, reviewer });
+  const answer = await fetch(path, { method: "POST", headers, body: named, redirect: "error" });
   const told = await answer.json();
   if (!answer.ok) throw new Refused(answer.status, told.error);
   return told;
@@ -28,86 +34,6 @@ async function send(path, body) {
 function say(text, wrong = false) {
   at("status").textContent = text;
   at("status").classList.toggle("wrong", wrong);
-}
-
-function make(name, text, className) {
-  const element = document.createElement(name);
-  if (text !== undefined) element.textContent = text;
-  if (className) element.className = className;
-  return element;
-}
-
-// Texts
-
-const SIGNS = /\r|\t|\u00a0|[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e]|[\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\u3164\ufe00-\ufe0f\ufeff\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]/gu;
-const NAMES = { "\r": "CR", "\t": "TAB", "\u00a0": "NBSP", "\u200b": "ZWSP", "\u200c": "ZWNJ", "\u200d": "ZWJ", "\u200e": "LRM", "\u200f": "RLM", "\u202a": "LRE", "\u202b": "RLE", "\u202c": "PDF", "\u202d": "LRO", "\u202e": "RLO", "\u2066": "LRI", "\u2067": "RLI", "\u2068": "FSI", "\u2069": "PDI", "\ufeff": "BOM" };
-
-function sign(character) {
-  const code = character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-  const element = make("span", NAMES[character] ?? `U+${code}`, "sign");
-  element.title = `U+${code}`;
-  return element;
-}
-
-// The text with a name in the place of each character that cannot be seen, so that none can turn the rest around.
-function show(parent, text) {
-  let from = 0;
-  for (const found of text.matchAll(SIGNS)) {
-    parent.append(text.slice(from, found.index), sign(found[0]));
-    from = found.index + found[0].length;
-  }
-  parent.append(text.slice(from));
-}
-
-function edges(parent, text) {
-  const body = text.trim();
-  const start = text.length - text.trimStart().length;
-  const dots = (space) => space.replace(/ /g, "·").replace(/\n/g, "⏎\n");
-  if (start) parent.append(make("span", dots(text.slice(0, start)), "sign"));
-  show(parent, body);
-  if (body && start + body.length < text.length) parent.append(make("span", dots(text.slice(start + body.length)), "sign"));
-}
-
-// Differences, by words: the longest common subsequence of what lies between the common beginning and end
-
-function words(text) {
-  return text.match(/[\p{L}\p{N}\p{M}]+|\r\n|\s|[^\p{L}\p{N}\p{M}\s]/gu) ?? [];
-}
-
-function changes(before, after) {
-  const [a, b] = [words(before), words(after)];
-  let [head, tail] = [0, 0];
-  while (head < a.length && head < b.length && a[head] === b[head]) head++;
-  while (tail < a.length - head && tail < b.length - head && a[a.length - 1 - tail] === b[b.length - 1 - tail]) tail++;
-  const same = (list, from, to) => ["same", list.slice(from, to).join("")];
-  const middle = [a.slice(head, a.length - tail), b.slice(head, b.length - tail)];
-  return joined([same(a, 0, head), ...common(...middle), same(a, a.length - tail, a.length)]);
-}
-
-function common(a, b) {
-  if (a.length * b.length > 4e6) return [["del", a.join("")], ["ins", b.join("")]]; // as one change: it would take seconds
-  const width = b.length + 1;
-  const longest = new Uint32Array((a.length + 1) * width);
-  for (let i = a.length - 1; i >= 0; i--)
-    for (let j = b.length - 1; j >= 0; j--)
-      longest[i * width + j] = a[i] === b[j]
-        ? longest[(i + 1) * width + j + 1] + 1
-        : Math.max(longest[(i + 1) * width + j], longest[i * width + j + 1]);
-  const found = [];
-  let [i, j] = [0, 0];
-  while (i < a.length || j < b.length)
-    if (i < a.length && j < b.length && a[i] === b[j]) { found.push(["same", a[i]]); i++; j++; }
-    else if (j === b.length || (i < a.length && longest[(i + 1) * width + j] >= longest[i * width + j + 1])) found.push(["del", a[i++]]);
-    else found.push(["ins", b[j++]]);
-  return found;
-}
-
-function joined(parts) {
-  const found = [];
-  for (const [kind, text] of parts)
-    if (text && found.length && found[found.length - 1][0] === kind) found[found.length - 1][1] += text;
-    else if (text) found.push([kind, text]);
-  return found;
 }
 
 function showSize() {
@@ -125,7 +51,10 @@ function showSize() {
     else show(element, part.replace(/\n/g, "⏎\n").replace(/^ +$/, (spaces) => "·".repeat(spaces.length)));
     at("diff").append(element);
   }
-  at("save").disabled = busy || text === untouched;
+}
+
+function showSave() {
+  at("save").disabled = busy || at("text").value === untouched;
 }
 
 // One item
@@ -133,19 +62,11 @@ function showSize() {
 const SECOND = ["", "Another reviewer has decided already, and you do not see how.", "Reviewers say different things so far."];
 const KINDS = { conflict: "people disagree", low_margin: "low margin", safety: "safety", moderation: "moderation" };
 
-function block(title, text, className) {
-  const element = make("div", undefined, className);
-  const body = make("div");
-  body.dir = "auto";
-  edges(body, text);
-  element.append(make("h3", title), body);
-  return element;
-}
-
 function showItem(claim) {
   item = claim.item;
   at("work").hidden = false;
-  at("why").replaceChildren(make("span", KINDS[item.kind] ?? item.kind, "tag"), item.kind === item.reason ? "" : item.reason.replaceAll("_", " "));
+  at("why").replaceChildren(make("span", KINDS[item.kind] ?? item.kind, "tag"));
+  if (item.kind !== item.reason) show(at("why"), item.reason.replaceAll("_", " "));
   at("hint").textContent = [item.hint, SECOND[Math.min(item.decided, 2)]].join(" ");
   at("prompt").replaceChildren(...item.prompt.map((turn) => block(turn.role, turn.content, "turn")));
   const pair = item.other !== null;
@@ -165,7 +86,9 @@ function showVoices() {
   let number = 0;
   at("voices").replaceChildren(...item.voices.map((voice) => {
     const line = make("li");
-    line.append(make("b", voice.who), ": ");
+    const who = make("b");
+    show(who, voice.who);
+    line.append(who, ": ");
     edges(line, voice.says);
     if (voice.text && ++number < 10) {
       const take = make("button", "use it ");
@@ -184,13 +107,28 @@ function fill(text) {
   const lost = (text.match(/\r/g) ?? []).length;
   at("ends").hidden = !lost;
   at("ends").textContent = `The reply holds ${lost} carriage returns; the editor writes line feeds only. To keep them, accept.`;
-  typed();
+  record();
+  refresh();
+}
+
+function record() {
+  if (at("text").value === untouched) drafts.delete(item.id);
+  else drafts.set(item.id, at("text").value);
+  showSave();
+}
+
+function refresh() {
+  clearTimeout(pause);
+  if (!item) return;
+  drafts.keep();
+  showSize();
 }
 
 function typed() {
-  if (at("text").value === untouched) drafts.delete(item.id);
-  else drafts.set(item.id, at("text").value);
-  showSize();
+  record();
+  clearTimeout(pause);
+  if (Math.max(at("text").value.length, item.reply.length) < LONG) refresh();
+  else pause = setTimeout(refresh, PAUSE);
 }
 
 function showCounts(counts) {
@@ -209,12 +147,41 @@ async function work(task) {
     await task();
   } catch (error) {
     if (!(error instanceof Refused)) say("No connection to the server. Nothing was lost: your text is still here. Try again.", true);
+    else if (error.status === 403 && !at("login")) anew();
     else if (error.status === 401 && !at("login")) say("You are logged out. Your text is still here: log in in another tab, then try again.", true);
     else say(error.message, true);
   } finally {
     busy = false;
     for (const button of document.querySelectorAll("#actions button")) button.disabled = false;
-    if (item) showSize();
+    if (item) showSave();
+  }
+}
+
+// A 403 says that this browser is somebody else's by now: the page begins again in that name.
+function anew() {
+  const kept = drafts.any ? ` What ${reviewer} has typed is there again for ${reviewer} in this tab.` : "";
+  sessionStorage.setItem(NOTICE, `This page was ${reviewer}'s, and this browser is logged in as somebody else now. Nothing was sent.${kept}`);
+  reload();
+}
+
+function reload() {
+  drafts.keep();
+  leaving = true;
+  location.reload();
+}
+
+function closing(event) {
+  drafts.keep();
+  if (drafts.any && !leaving) event.preventDefault(); // the browser asks
+}
+
+// Claims the item for longer. What fails is found again by the next key.
+async function renew() {
+  if (!item || document.hidden || busy) return;
+  try {
+    await send("/v1/review/claim", { item: item.id });
+  } catch (error) {
+    if (error.status === 403) anew();
   }
 }
 
@@ -266,12 +233,19 @@ async function later() {
   return claim({ but: passed.slice(-100) });
 }
 
+// What is left is given back once the other one is there: it may be somebody else's by now.
 async function back() {
-  const before = passed.pop();
+  const [before, left] = [passed.pop(), item];
   if (before === undefined) return say("There is none before this one.");
-  if (item) await send(`/v1/review/items/${item.id}/release`, {});
   say("");
-  return claim({ item: before });
+  try {
+    await claim({ item: before });
+  } catch (error) {
+    if (!(error instanceof Refused)) passed.push(before);
+    if (!(error instanceof Refused) || error.status !== 409) throw error;
+    return say(`The one before is not yours to decide any more; this one still is. (${error.message})`, true);
+  }
+  if (left && left.id !== before) await send(`/v1/review/items/${left.id}/release`, {});
 }
 
 // A verdict on the reply as it stands would throw away what was typed.
@@ -290,33 +264,29 @@ const ACTIONS = {
 };
 const act = (name) => work(async () => ACTIONS[name]());
 
-const KEYS = {
-  a: () => act("accept"), r: () => act("reject"), s: () => act("skip"), n: () => act("next"), j: () => act("next"), k: () => act("back"),
-  e: () => at("text").focus(), c: () => at("text").focus(), u: () => item && fill(item.reply), "?": () => at("keys").showModal(),
-};
+async function logout() {
+  await send("/review/logout", {});
+  drafts.clear();
+  reload();
+}
 
-function pressed(event) {
-  if (at("keys").open) return;
-  const writing = event.target === at("text");
-  if (writing && event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); return act("save"); }
-  if (writing && event.key === "Escape") return at("text").blur();
-  if (writing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  const taken = /^[1-9]$/.test(event.key) && document.querySelector(`[data-take="${event.key}"]`);
-  const does = taken ? () => taken.click() : Object.hasOwn(KEYS, event.key) ? KEYS[event.key] : null;
-  if (!does) return;
-  event.preventDefault();
-  does();
+async function begun() {
+  await act("next");
+  const notice = sessionStorage.getItem(NOTICE);
+  sessionStorage.removeItem(NOTICE);
+  if (notice) say(notice, true);
 }
 
 function begin() {
   for (const name of ["accept", "reject", "save", "skip", "next"]) at(name).addEventListener("click", () => act(name));
   at("help").addEventListener("click", () => at("keys").showModal());
-  at("logout").addEventListener("click", () => work(async () => { await send("/review/logout", {}); location.reload(); }));
+  at("logout").addEventListener("click", () => work(logout));
   at("text").addEventListener("input", typed);
   document.addEventListener("keydown", pressed);
+  window.addEventListener("beforeunload", closing);
   const lease = Number(document.body.dataset.lease) * 1000;
-  setInterval(() => item && !document.hidden && !busy && send("/v1/review/claim", { item: item.id }).catch(() => {}), lease / 3);
-  act("next");
+  setInterval(renew, lease / 3);
+  begun();
 }
 
 function login(event) {
