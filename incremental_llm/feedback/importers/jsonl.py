@@ -12,6 +12,7 @@ from typing import BinaryIO
 from incremental_llm.errors import InputError
 from incremental_llm.feedback.encode import Encoded, encode_line
 from incremental_llm.feedback.events import EVENT_MODELS, EventError
+from incremental_llm.feedback.importers.compressed import compression
 from incremental_llm.feedback.importers.lines import Block, LineReader, in_order
 from incremental_llm.feedback.importers.report import ImportReport, Progress, Totals
 from incremental_llm.feedback.store import FeedbackStore, ImportMark, ImportStep
@@ -47,11 +48,16 @@ def import_jsonl(
     for them guards its own work with `if __name__ == "__main__"`.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or is compressed.
     """
     path = Path(path)
     try:
         with path.open("rb") as stream, store.kept_open():
+            if found := compression(stream):
+                raise InputError(
+                    f"{path}: expected an event log that is not compressed, since an import goes on where the last one "
+                    f"ended; found {found}. Unpack it, such as with gunzip --keep; nothing was imported."
+                )
             return _import(store, path, stream, progress, processes)
     except OSError as error:
         raise InputError(

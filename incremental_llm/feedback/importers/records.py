@@ -1,7 +1,7 @@
 """Files of records, whatever holds them: JSONL, a JSON array, {"data": [...]}, CSV, TSV or Parquet; one at a time.
 
-No file is held in memory: JSON arrays are read by ijson, Parquet by row groups. A record that cannot be read is a
-reason in its place, and where the rest cannot be read after it, it says so.
+No file is held in memory: JSON arrays are read by ijson, Parquet by row groups, and gzip is unpacked on the way. A
+record that cannot be read is a reason in its place, and where the rest cannot be read after it, it says so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from incremental_llm.errors import InputError
+from incremental_llm.feedback.importers.compressed import DAMAGED, unpacked, up_to_damage
 from incremental_llm.feedback.importers.delimited import read_delimited
 from incremental_llm.feedback.importers.record import MAX_FIELD, Record
 from incremental_llm.strict_json import read_json
@@ -42,7 +43,11 @@ class RecordFile:
 
 def is_table(path: Path) -> bool:
     """Whether rows have columns, by the file's name."""
-    return path.suffix.lower() in (*_TABLES, ".parquet")
+    return _suffix(path) in (*_TABLES, ".parquet")
+
+
+def _suffix(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
 @contextmanager
@@ -61,14 +66,20 @@ def open_records(path: Path) -> Iterator[RecordFile]:
 
 
 def _opened(path: Path, stream: BinaryIO) -> RecordFile:
-    suffix, columns, document = path.suffix.lower(), None, False
-    if suffix == ".parquet":
-        columns, records = _parquet(stream)
-    elif suffix in _TABLES:
-        columns, records = read_delimited(stream, _TABLES[suffix])
-    else:
-        document, records = _json(stream)
-    return RecordFile(records, columns, document, stream.tell)
+    suffix, columns, document = _suffix(path), None, False
+    plain = unpacked(path, stream)
+    try:
+        if suffix == ".parquet":
+            if plain is not stream:
+                raise InputError(f"{path}: expected Parquet, which is read from its end, found gzip. Unpack it.")
+            columns, records = _parquet(stream)
+        elif suffix in _TABLES:
+            columns, records = read_delimited(plain, _TABLES[suffix])
+        else:
+            document, records = _json(plain)
+    except DAMAGED as error:
+        raise InputError(f"{path}: expected a whole gzip file, found otherwise ({error}).") from error
+    return RecordFile(up_to_damage(records), columns, document, stream.tell)
 
 
 def _json(stream: BinaryIO) -> tuple[bool, Iterator[Record]]:
