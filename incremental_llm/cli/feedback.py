@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,9 +47,7 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Take logs and exports in: every row is added, known already, or refused with its reason."""
-    missing = [str(path) for path in files if not path.is_file()]
-    if missing:
-        raise InputError(f"expected files, found no such file: {', '.join(missing)}. Nothing was imported.")
+    _check(files)
     mapping = _mapping(maps or [])
     with opened(config, overrides) as workspace:
         with progress_reporter() as progress:
@@ -63,11 +62,35 @@ def import_(
         result({"files": {str(path): plain(report) for path, report in reports.items()}, "head": head})
     else:
         _show(reports)
-    useless = [str(path) for path, report in reports.items() if _all_refused(report)]
-    if useless:
-        raise InputError(f"expected feedback, found not one event in {', '.join(useless)}.")
+    if wrong := [f"{path}: {said}" for path, report in reports.items() for said in _wrong(report, shape)]:
+        raise InputError("\n".join(wrong))
     if not as_json:
         next_steps("illm dataset show", "illm run")
+
+
+def _check(files: list[Path]) -> None:
+    for path in files:
+        if not path.exists():
+            raise InputError(f"expected files, found no such file: {path}. Nothing was imported.")
+        if not path.is_file():
+            raise InputError(
+                f"expected files, found a folder, a device or a pipe: {path}. Write what it gives to a file. "
+                "Nothing was imported."
+            )
+
+
+def _wrong(report: ImportReport, shape: str | None) -> Iterator[str]:
+    """What makes an import fail although what could be taken is in the store."""
+    if report.all_refused:
+        hint = "" if shape else " If the file was mistaken for something else, --format says what it is."
+        yield f"expected feedback, found not one event.{hint}"
+    elif not report.whole:
+        yield "expected to read it to its end, found a part that cannot be read. What came before it was imported."
+    if report.absent:
+        yield (
+            f"expected the columns that the mapping names, found no row with {', '.join(report.absent)}. "
+            "The rest was imported; correct --map, if it is wrong, and import again."
+        )
 
 
 def _format(name: str | None) -> Format | None:
@@ -93,10 +116,6 @@ def _mapping(pairs: list[str]) -> dict[str, str]:
     return found
 
 
-def _all_refused(report: ImportReport) -> bool:
-    return bool(report.refused) and len(report.refused) + report.blank >= report.rows + report.resumed
-
-
 def _show(reports: dict[Path, ImportReport]) -> None:
     for path, report in reports.items():
         write(
@@ -105,6 +124,8 @@ def _show(reports: dict[Path, ImportReport]) -> None:
         )
         if report.resumed:
             write(f"  {report.resumed} rows before them were read by an earlier import")
+        if not report.whole:
+            write("  not read to its end: see the last of its refused rows")
         if report.waiting:
             write(f"  {report.waiting} events in the store wait for an interaction that has not come")
         for kind, count in sorted(report.unknown_types.items()):

@@ -28,6 +28,31 @@ def test_import_refuses_before_it_begins_when_a_file_is_missing(illm, workspace)
     assert workspace.calls == []
 
 
+def test_what_is_no_file_is_not_called_missing(illm, workspace) -> None:
+    done = illm("feedback", "import", "/dev/null")
+    assert done.exit_code == 2
+    assert "found a folder, a device or a pipe: /dev/null" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"whole": False}, "a.csv: expected to read it to its end, found a part that cannot be read"),
+        ({"absent": ("rating",)}, "a.csv: expected the columns that the mapping names, found no row with rating"),
+    ],
+)
+def test_an_import_that_is_not_all_of_the_file_fails_after_it_is_shown(
+    illm, workspace, monkeypatch, more, said
+) -> None:
+    found = ImportReport(rows=2, taken=2, added=2, duplicates=0, waiting=0, unknown_types={}, refused=(), **more)
+    monkeypatch.setattr(workspace, "import_feedback", lambda path, progress, **told: found)
+    Path("a.csv").write_text("a,b\n", encoding="utf-8")
+    done = illm("feedback", "import", "a.csv")
+    assert done.exit_code == 2 and said in " ".join(done.stderr.split())
+    assert "2 taken" in done.stdout
+    assert ("not read to its end" in done.stdout) == ("whole" in more)
+
+
 def test_import_as_json(illm, workspace) -> None:
     Path("a.jsonl").write_text("{}\n", encoding="utf-8")
     done = illm("feedback", "import", "a.jsonl", "--json")
@@ -77,4 +102,4 @@ def test_a_file_without_one_event_is_wrong_input(illm, workspace, monkeypatch) -
     done = illm("feedback", "import", "a.csv")
     assert done.exit_code == 2
     assert "and 10 more refused rows (all of them with --json)" in done.stdout
-    assert "found not one event in a.csv" in done.stderr
+    assert "a.csv: expected feedback, found not one event" in done.stderr

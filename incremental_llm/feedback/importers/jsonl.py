@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from incremental_llm.errors import InputError
 from incremental_llm.feedback.encode import Encoded, encode_line
 from incremental_llm.feedback.events import EVENT_MODELS, EventError
+from incremental_llm.feedback.importers.compressed import compression
 from incremental_llm.feedback.importers.lines import Block, LineReader, in_order
-from incremental_llm.feedback.importers.report import ImportReport, Progress, RefusedRow
+from incremental_llm.feedback.importers.report import ImportReport, Progress, Totals
 from incremental_llm.feedback.store import FeedbackStore, ImportMark, ImportStep
 
 BATCH_LINES = 5000
@@ -46,11 +48,16 @@ def import_jsonl(
     for them guards its own work with `if __name__ == "__main__"`.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or is compressed.
     """
     path = Path(path)
     try:
         with path.open("rb") as stream, store.kept_open():
+            if found := compression(stream):
+                raise InputError(
+                    f"{path}: expected an event log that is not compressed, since an import goes on where the last one "
+                    f"ended; found {found}. Unpack it, such as with gunzip --keep; nothing was imported."
+                )
             return _import(store, path, stream, progress, processes)
     except OSError as error:
         raise InputError(
@@ -63,7 +70,7 @@ def _import(
 ) -> ImportReport:
     size = path.stat().st_size
     mark, digest = _resume(store, str(path.resolve()), stream)
-    total = _Totals()
+    total = _LogTotals()
     if mark.offset == 0:
         store.append((), step=ImportStep(mark))  # forgets the lines refused in an older state of the file
     reader = LineReader(stream, digest, mark.offset, mark.lines, MAX_LINE_BYTES)
@@ -71,46 +78,45 @@ def _import(
     for block, batch in in_order(_parsed, reader.blocks(BATCH_LINES, BATCH_BYTES), workers):
         after = block.after
         step = None if after is None else ImportMark(mark.source, after.offset, after.lines, after.digest)
-        total.add(store, batch, step)
+        total.store(store, batch, step)
         if progress is not None:
             progress(block.end, size)
     refused = dict(store.refused_lines(mark.source)) | total.open_refused
-    return ImportReport(
-        rows=total.rows,
-        taken=total.taken,
-        added=total.added,
-        duplicates=total.duplicates,
-        waiting=store.waiting_count(),
+    return replace(
+        total.report(store, sorted(refused.items())),
         unknown_types=dict(sorted(total.unknown.items())),
-        refused=tuple(RefusedRow(line, reason) for line, reason in sorted(refused.items())),
-        blank=total.blank,
         resumed=mark.lines,
+        taken_before=_any_taken(stream, mark.lines, refused),
     )
 
 
-@dataclass
-class _Totals:
-    """What was read in this call."""
+def _any_taken(stream: BinaryIO, lines: int, refused: Mapping[int, str]) -> bool:
+    """Whether one of the first lines is neither blank nor refused; reads up to that one."""
+    stream.seek(0)
+    reader = LineReader(stream, hashlib.sha256(), 0, 0, MAX_LINE_BYTES)
+    for block in reader.blocks(100, BATCH_BYTES):
+        for number, line in enumerate(block.lines, block.first):
+            if number > lines:
+                return False
+            if number not in refused and not (isinstance(line, bytes) and line.isspace()):
+                return True
+    return False
 
-    rows: int = 0
-    taken: int = 0
-    added: int = 0
-    duplicates: int = 0
-    blank: int = 0
+
+@dataclass
+class _LogTotals(Totals):
+    """With what a log of events has besides."""
+
     unknown: Counter[str] = field(default_factory=Counter)
     open_refused: dict[int, str] = field(default_factory=dict)
 
-    def add(self, store: FeedbackStore, batch: _Batch, mark: ImportMark | None) -> None:
+    def store(self, store: FeedbackStore, batch: _Batch, mark: ImportMark | None) -> None:
         """Store a batch; without a mark it is the last line without its end, which is not remembered."""
         step = None if mark is None else ImportStep(mark, tuple(batch.numbers), batch.refused)
         report = store.append(batch.events, step=step)
         if mark is None:
             self.open_refused = batch.refused | {batch.numbers[r.position]: r.reason for r in report.refused}
-        self.rows += batch.lines
-        self.taken += len(batch.events) - len(report.refused)
-        self.added += report.added
-        self.duplicates += report.duplicates
-        self.blank += batch.blank
+        self.add(batch.lines, batch.blank, batch.numbers, report)
         self.unknown.update(event.type for event in batch.events if event.type not in EVENT_MODELS)
 
 

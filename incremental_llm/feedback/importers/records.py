@@ -1,12 +1,11 @@
 """Files of records, whatever holds them: JSONL, a JSON array, {"data": [...]}, CSV, TSV or Parquet; one at a time.
 
-No file is held in memory: JSON arrays are read by ijson, Parquet by row groups. A record that cannot be read is a
-reason in its place, and where the rest cannot be read after it, it says so.
+No file is held in memory: JSON arrays are read by ijson, Parquet by row groups, and gzip is unpacked on the way. A
+record that cannot be read is a reason in its place, and where the rest cannot be read after it, it says so.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from incremental_llm.errors import InputError
+from incremental_llm.feedback.importers.compressed import DAMAGED, unpacked, up_to_damage
+from incremental_llm.feedback.importers.delimited import read_delimited
+from incremental_llm.feedback.importers.record import MAX_FIELD, Record
 from incremental_llm.strict_json import read_json
 
-MAX_FIELD = 64 * 1024 * 1024
-"""Longest line or CSV field, in bytes or characters."""
 MAX_DEPTH = 100
 """Deepest nesting of a JSON document; exports have about ten levels."""
 
@@ -27,23 +27,32 @@ _PARQUET_ROWS = 512
 _TABLES = {".csv": ",", ".tsv": "\t"}
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record: its number from 1 on, and its `data`, or else the `reason` why it could not be read."""
+@dataclass(frozen=True)
+class RecordFile:
+    """The records of an open file.
 
-    number: int
-    data: dict[str, Any] | None
-    reason: str = ""
+    `columns` are those of a table, None where each record has its own. `document` says that one JSON value holds all
+    records. `place` tells how many of the file's bytes were read so far.
+    """
+
+    records: Iterator[Record]
+    columns: tuple[str, ...] | None
+    document: bool
+    place: Callable[[], int]
 
 
 def is_table(path: Path) -> bool:
     """Whether rows have columns, by the file's name."""
-    return path.suffix.lower() in (*_TABLES, ".parquet")
+    return _suffix(path) in (*_TABLES, ".parquet")
+
+
+def _suffix(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
 @contextmanager
-def open_records(path: Path) -> Iterator[tuple[Iterator[Record], Callable[[], int]]]:
-    """The records of a file, and how many of its bytes were read so far.
+def open_records(path: Path) -> Iterator[RecordFile]:
+    """The records of a file.
 
     Raises:
         InputError: the file cannot be read at all.
@@ -53,20 +62,28 @@ def open_records(path: Path) -> Iterator[tuple[Iterator[Record], Callable[[], in
     except OSError as error:
         raise InputError(f"{path}: expected a file of records, found none to read ({error.strerror}).") from error
     with stream:
-        yield _records(path, stream), stream.tell
+        yield _opened(path, stream)
 
 
-def _records(path: Path, stream: BinaryIO) -> Iterator[Record]:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _parquet(stream)
-    if suffix in _TABLES:
-        return _delimited(stream, _TABLES[suffix])
-    return _json(stream)
+def _opened(path: Path, stream: BinaryIO) -> RecordFile:
+    suffix, columns, document = _suffix(path), None, False
+    plain = unpacked(path, stream)
+    try:
+        if suffix == ".parquet":
+            if plain is not stream:
+                raise InputError(f"{path}: expected Parquet, which is read from its end, found gzip. Unpack it.")
+            columns, records = _parquet(stream)
+        elif suffix in _TABLES:
+            columns, records = read_delimited(plain, _TABLES[suffix])
+        else:
+            document, records = _json(plain)
+    except DAMAGED as error:
+        raise InputError(f"{path}: expected a whole gzip file, found otherwise ({error}).") from error
+    return RecordFile(up_to_damage(records), columns, document, stream.tell)
 
 
-def _json(stream: BinaryIO) -> Iterator[Record]:
-    """JSONL where the first line is a whole object, else one JSON document."""
+def _json(stream: BinaryIO) -> tuple[bool, Iterator[Record]]:
+    """JSONL where the first line is a whole object, else one JSON document (True)."""
     start = len(_BOM) if stream.read(len(_BOM)) == _BOM else 0
     stream.seek(start)
     first = _first_line(stream)
@@ -77,8 +94,8 @@ def _json(stream: BinaryIO) -> Iterator[Record]:
         except ValueError:
             found = None
         if isinstance(found, dict) and not _is_page(found):
-            return _lines(stream)
-    return _document(stream, start)
+            return False, _lines(stream)
+    return True, _document(stream, start)
 
 
 def _first_line(stream: BinaryIO) -> bytes:
@@ -136,7 +153,7 @@ def _document(stream: BinaryIO, start: int) -> Iterator[Record]:
             yield _record(number, _with_floats(data))
     except (ijson.JSONError, UnicodeDecodeError, _TooDeepError) as error:
         said = " ".join(str(error).split())[:200]
-        yield Record(number + 1, None, f"expected JSON, found an error ({said}); nothing after it was read")
+        yield Record(number + 1, None, f"expected JSON, found an error ({said}); nothing after it was read", ends=True)
 
 
 class _TooDeepError(ValueError):
@@ -175,45 +192,32 @@ def _place(parsed: Iterator[tuple[str, str, Any]]) -> str:
     return ""
 
 
-def _delimited(stream: BinaryIO, delimiter: str) -> Iterator[Record]:
-    """Rows of a table under its header, by the csv module; numbers count rows after the header."""
-    csv.field_size_limit(MAX_FIELD)
-    rows = csv.reader(_texts(stream), delimiter=delimiter, strict=True)
-    number = 0
-    try:
-        header = next(rows, [])
-        if len(set(header)) < len(header):
-            yield Record(1, None, f"expected columns of different names, found {header}; nothing was read")
-            return
-        for row in rows:
-            number += 1
-            if not row:
-                yield Record(number, None)
-            elif len(row) != len(header):
-                yield Record(number, None, f"expected {len(header)} columns, found {len(row)}")
-            else:
-                yield Record(number, dict(zip(header, row, strict=True)))
-    except (csv.Error, UnicodeDecodeError) as error:
-        yield Record(number + 1, None, f"expected a row in UTF-8, found otherwise ({error}); nothing after it was read")
-
-
-def _texts(stream: BinaryIO) -> Iterator[str]:
-    encoding = "utf-8-sig"
-    for raw in stream:
-        yield raw.decode(encoding)
-        encoding = "utf-8"
-
-
-def _parquet(stream: BinaryIO) -> Iterator[Record]:
+def _parquet(stream: BinaryIO) -> tuple[tuple[str, ...] | None, Iterator[Record]]:
+    """The columns, None where there is nothing to read, and the rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    try:
+        file = pq.ParquetFile(stream)
+    except pa.ArrowException as error:
+        return None, iter((_no_parquet(1, error),))
+    return tuple(file.schema_arrow.names), _parquet_rows(file)
+
+
+def _parquet_rows(file: Any) -> Iterator[Record]:
+    import pyarrow as pa
+
     number = 0
     try:
-        for batch in pq.ParquetFile(stream).iter_batches(batch_size=_PARQUET_ROWS):
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
             for data in batch.to_pylist():
                 number += 1
                 yield Record(number, data)
-    except pa.ArrowException as error:
-        said = " ".join(str(error).split())[:200]
-        yield Record(number + 1, None, f"expected a Parquet file, found otherwise ({said}); nothing after it was read")
+    except (pa.ArrowException, OSError) as error:
+        yield _no_parquet(number + 1, error)
+
+
+def _no_parquet(number: int, error: Exception) -> Record:
+    said = " ".join(str(error).split())[:200]
+    reason = f"expected a Parquet file, found otherwise ({said}); nothing after it was read"
+    return Record(number, None, reason, ends=True)

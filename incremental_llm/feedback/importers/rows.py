@@ -7,7 +7,7 @@ comment; or a question with `chosen` and `rejected`. Which column is which, `Col
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,10 +37,10 @@ class Columns(BaseModel):
     id: str = Field("id", description="the row's name; by default made of its content")
     model: str = Field("model", description="what answered, such as production@7")
 
-    def absent(self, records: Iterable[Mapping[str, Any]]) -> list[str]:
-        """The columns that were named and are in none of the records."""
-        there = {column for record in records for column in _flattened(record)}
-        return [column for name in sorted(self.model_fields_set) if (column := getattr(self, name)) not in there]
+    @property
+    def named(self) -> frozenset[str]:
+        """The columns that a mapping names."""
+        return frozenset(getattr(self, name) for name in self.model_fields_set)
 
 
 class Fallbacks(BaseModel):
@@ -69,7 +69,7 @@ def events_of(
     Raises:
         EventError: no question or reply, no user or time, or a verdict that is unclear.
     """
-    row = _Row(_flattened(record), columns)
+    row = _Row(flattened(record), columns)
     user = row.text("user") or fallbacks.user
     told = row.value("time") if row.has("time") else fallbacks.time
     if user is None:
@@ -156,7 +156,7 @@ def _json(value: Any) -> Any:
     return value
 
 
-def _flattened(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def flattened(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """A logged call of the API as one row: what was asked, and the first choice of the response."""
     request, response = record.get("request"), record.get("response")
     if not isinstance(response, Mapping):
@@ -166,7 +166,8 @@ def _flattened(record: Mapping[str, Any]) -> Mapping[str, Any]:
     found |= {name: response[name] for name in ("id", "created", "model") if response.get(name) is not None}
     if isinstance(choices, Sequence) and choices and isinstance(choices[0], Mapping):
         found["reply"] = choices[0].get("message")
-    return found | {name: value for name, value in record.items() if name not in ("request", "response", "choices")}
+    logged = {name for name in ("request", "response", "choices") if not isinstance(record.get(name), str)}
+    return found | {name: value for name, value in record.items() if name not in logged}
 
 
 class _Row:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,9 +22,10 @@ from incremental_llm.errors import InputError
 from incremental_llm.feedback.events import Event, EventError
 from incremental_llm.feedback.importers import langfuse, openwebui, rows
 from incremental_llm.feedback.importers.jsonl import import_jsonl
-from incremental_llm.feedback.importers.records import Record, is_table, open_records
-from incremental_llm.feedback.importers.report import ImportReport, Progress, RefusedRow
-from incremental_llm.feedback.importers.rows import Columns, Fallbacks
+from incremental_llm.feedback.importers.record import Record
+from incremental_llm.feedback.importers.records import is_table, open_records
+from incremental_llm.feedback.importers.report import ImportReport, Progress, Totals
+from incremental_llm.feedback.importers.rows import Columns, Fallbacks, flattened
 from incremental_llm.feedback.importers.shapes import Verdicts
 from incremental_llm.feedback.store import FeedbackStore, ImportMark, ImportStep
 
@@ -32,6 +33,12 @@ Format = Literal["events", "openwebui", "langfuse", "chat", "table"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 BATCH_RECORDS = 500
+
+_LOOKS: dict[Format, Callable[[Mapping[str, Any]], bool]] = {
+    "openwebui": openwebui.looks_like,
+    "langfuse": langfuse.looks_like,
+    "chat": rows.looks_like_chat,
+}
 
 Converted = Iterable[Event | EventError]
 Convert = Callable[[Mapping[str, Any]], Converted]
@@ -74,7 +81,8 @@ def import_file(
     For `processes` see `import_jsonl`.
 
     Raises:
-        InputError: the file cannot be read, or the mapping does not fit it; nothing was imported.
+        InputError: the file cannot be read or recognised, or the mapping does not fit it; nothing was imported. In
+            JSON each record has its own columns: there a mapping that never fitted is in the report (`absent`).
     """
     path = Path(path)
     shape = format or format_of(path)
@@ -88,80 +96,66 @@ def format_of(path: Path) -> Format:
     """What a file holds, by its name and its first record.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or it is JSON of no known shape.
     """
     if is_table(path):
         return "table"
-    with open_records(path) as (records, _):
-        first = next((record.data for record in itertools.islice(records, 100) if record.data), None)
-    if first is None:
-        return "events"  # whatever it is, that import says what is wrong with it, line by line
-    if openwebui.looks_like(first):
-        return "openwebui"
-    if langfuse.looks_like(first):
-        return "langfuse"
-    return "chat" if rows.looks_like_chat(first) else "events"
+    with open_records(path) as opened:
+        seen = list(itertools.islice(opened.records, 100))
+    first = next((record.data for record in seen if record.data), None)
+    for shape, known in _LOOKS.items():
+        if first is not None and known(first):
+            return shape
+    if opened.document and not any(record.ends for record in seen):
+        raise InputError(
+            f"{path}: expected records of {', '.join(_LOOKS)}, found JSON with {_shown(first)}. Say with --format what "
+            "it is; events are one object a line, which `jq -c '.[]'` makes of a list."
+        )
+    return "events"  # whatever it is, that import says what is wrong with it, line by line
+
+
+def _shown(record: Mapping[str, Any] | None) -> str:
+    return "no objects" if record is None else f"records that hold {', '.join(sorted(record)[:10])}"
 
 
 def _import(store: FeedbackStore, path: Path, shape: Format, told: Mapped, progress: Progress | None) -> ImportReport:
     convert = _converter(shape, told)
     source, size = str(path.resolve()), path.stat().st_size if path.exists() else 0
-    total = _Totals()
-    with open_records(path) as (records, place), store.kept_open():
-        batches = _batches(records)
-        first = next(batches, [])
-        if absent := told.columns.absent(record.data for record in first if record.data):
+    total, whole = Totals(), True
+    absent: frozenset[str] | None = None  # until there is a record
+    with open_records(path) as opened, store.kept_open():
+        if opened.columns is not None and (missing := told.columns.named - set(opened.columns)):
             raise InputError(
-                f"{path}: expected the columns that the mapping names, found none called {', '.join(absent)}. "
-                f"There are: {', '.join(sorted({column for record in first for column in record.data or ()}))}."
+                f"{path}: expected the columns that the mapping names, found none called {', '.join(sorted(missing))}. "
+                f"There are: {', '.join(sorted(opened.columns))}."
             )
         store.append((), step=ImportStep(_mark(source, 0)))  # forgets what another state of the file had refused
-        for batch in itertools.chain([first], batches):
-            total.add(store, batch, convert, source)
+        for batch in _batches(opened.records):
+            _store(store, batch, convert, source, total)
+            whole = whole and not any(record.ends for record in batch)
+            for record in batch:
+                if record.data and opened.columns is None:
+                    absent = (told.columns.named if absent is None else absent).difference(flattened(record.data))
             if progress is not None:
-                progress(place(), size)
-    return ImportReport(
-        rows=total.rows,
-        taken=total.taken,
-        added=total.added,
-        duplicates=total.duplicates,
-        waiting=store.waiting_count(),
-        unknown_types={},
-        refused=tuple(RefusedRow(row, reason) for row, reason in store.refused_lines(source)),
-        blank=total.blank,
-    )
+                progress(opened.place(), size)
+    report = total.report(store, store.refused_lines(source))
+    return replace(report, whole=whole, absent=tuple(sorted(absent or ())))
 
 
-@dataclass
-class _Totals:
-    rows: int = 0
-    taken: int = 0
-    blank: int = 0
-    added: int = 0
-    duplicates: int = 0
-
-    def add(self, store: FeedbackStore, batch: list[Record], convert: Convert, source: str) -> None:
-        """Store a batch of records in one transaction."""
-        events: list[Event] = []
-        numbers: list[int] = []
-        refused: dict[int, list[str]] = {}
-        for record in batch:
-            found, reasons = _events(record, convert)
-            events += found
-            numbers += [record.number] * len(found)
-            if reasons:
-                refused[record.number] = reasons
-            self.blank += record.data is None and not record.reason
-        self.rows += len(batch)
-        step = ImportStep(
-            _mark(source, batch[-1].number if batch else 0),
-            tuple(numbers),
-            {number: "; ".join(reasons) for number, reasons in refused.items()},
-        )
-        report = store.append(events, step=step)
-        self.taken += len(set(numbers) - {numbers[one.position] for one in report.refused})
-        self.added += report.added
-        self.duplicates += report.duplicates
+def _store(store: FeedbackStore, batch: list[Record], convert: Convert, source: str, total: Totals) -> None:
+    """Store a batch of records in one transaction."""
+    events: list[Event] = []
+    numbers: list[int] = []
+    refused: dict[int, str] = {}
+    for record in batch:
+        found, reasons = _events(record, convert)
+        events += found
+        numbers += [record.number] * len(found)
+        if reasons:
+            refused[record.number] = "; ".join(reasons)
+    step = ImportStep(_mark(source, batch[-1].number), tuple(numbers), refused)
+    blank = sum(record.data is None and not record.reason for record in batch)
+    total.add(len(batch), blank, numbers, store.append(events, step=step))
 
 
 def _events(record: Record, convert: Convert) -> tuple[list[Event], list[str]]:

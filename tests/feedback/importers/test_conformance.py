@@ -136,9 +136,9 @@ def test_a_failure_in_the_middle_leaves_whole_batches(
 def test_reading_is_streaming(tmp_path: Path, shape: Shape) -> None:
     """The first record is there when a small part of a large file is read."""
     path = written(tmp_path, shape, [shape.record(n % 60) for n in range(3000)])
-    with open_records(path) as (records, place):
-        assert next(records).number == 1
-        assert place() < path.stat().st_size / 2 or shape.suffix == "parquet"  # which is read from its end
+    with open_records(path) as opened:
+        assert next(opened.records).number == 1
+        assert opened.place() < path.stat().st_size / 2 or shape.suffix == "parquet"  # which is read from its end
 
 
 JSON = st.recursive(
@@ -173,7 +173,7 @@ def test_no_record_breaks_an_import(tmp_path: Path, name: str, data: st.DataObje
         ("json", b'[{"messages":' * 5000, "nested more than 100 deep"),
         ("json", b"[1, 2]", "expected an object, found int"),
         ("jsonl", b'{"messages": "x"}\n\xff\n{"a": 1, "a": 2}\nNaN\n', "expected UTF-8, found byte 0xff at position 1"),
-        ("csv", b"a,b\n1,2\n\xff,3\n", "nothing after it was read"),
+        ("csv", b"a,b\n1,2\n\xff,3\n", "expected UTF-8, found byte 0xff in the column 'a'"),
         ("csv", b"a,a\n1,2\n", "expected columns of different names"),
         ("csv", b"prompt,reply\n1\n", "expected 2 columns, found 1"),
         ("parquet", b"PAR1 no", "expected a Parquet file"),
@@ -219,3 +219,55 @@ def test_a_mapping_that_does_not_fit_imports_nothing(
         import_file(store, written(tmp_path, SHAPES["csv"], [SHAPES["csv"].record(0)]), mapping=mapping)
     assert said in str(caught.value)
     assert not store.counts()
+
+
+def test_a_file_that_breaks_off_is_imported_up_to_there_and_says_so(store: FeedbackStore, tmp_path: Path) -> None:
+    shape = SHAPES["langfuse page"]
+    path = written(tmp_path, shape, [shape.record(n) for n in range(9)])
+    whole = path.read_bytes()
+    assert taken_in(store, path, shape).whole
+    path.write_bytes(whole[: len(whole) // 2])
+    report = taken_in(store, path, shape)
+    assert not report.whole and 0 < report.taken < 9 and accounted(report)
+    assert report.refused[-1].reason.endswith("nothing after it was read")
+
+
+def test_a_column_of_json_may_come_late_and_is_named_where_it_never_does(store: FeedbackStore, tmp_path: Path) -> None:
+    shape = SHAPES["chat lines"]
+    records = [shape.record(n) for n in range(60) for _ in range(9)]
+    for record in records[:-1]:
+        del record["feedback"]
+    records[-1]["rating"] = records[-1].pop("feedback")
+    path = written(tmp_path, shape, records)
+    report = import_file(store, path, mapping={"feedback": "rating", "comment": "remark"})
+    assert (report.taken, report.refused, report.absent) == (540, (), ("remark",))
+    assert store.counts()["thumb"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"question": "?", "stars": 5}]', "found JSON with records that hold question, stars"),
+        ('{\n"question": "?"\n}', "found JSON with records that hold question"),
+        ("[[1, 2], [3, 4]]", "found JSON with no objects"),
+        ('{"data": []}', "found JSON with no objects"),
+    ],
+)
+def test_json_of_no_known_shape_is_told_the_known_ones(
+    store: FeedbackStore, tmp_path: Path, content: str, said: str
+) -> None:
+    path = tmp_path / "export.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        import_file(store, path)
+    assert said in str(caught.value) and "openwebui, langfuse, chat" in str(caught.value)
+    assert "--format" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[1]\n", "oops\n", "[]\n"])
+def test_a_log_whose_first_line_is_no_event_is_still_a_log(store: FeedbackStore, tmp_path: Path, content: str) -> None:
+    shape = SHAPES["events"]
+    path = written(tmp_path, shape, [shape.record(0)])
+    path.write_text(content + path.read_text(encoding="utf-8"), encoding="utf-8")
+    report = import_file(store, path)
+    assert (report.taken, [one.row for one in report.refused]) == (1, [1])

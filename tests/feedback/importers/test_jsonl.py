@@ -95,6 +95,13 @@ def test_the_same_file_again_reads_nothing_and_still_names_its_bad_lines(store: 
     assert short(again) == {"rows": 0, "added": 0, "duplicates": 0, "refused": [2], "resumed": 3}
 
 
+def test_a_file_without_an_event_is_one_in_every_import(store: FeedbackStore, tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", "", "{", " ", "{")
+    assert [import_jsonl(store, path).all_refused for _ in range(2)] == [True, True]
+    write(path, "", "{", " ", "{", served("i1"))
+    assert [import_jsonl(store, path).all_refused for _ in range(2)] == [False, False]
+
+
 def test_a_file_that_grew_is_read_from_where_it_ended(store: FeedbackStore, tmp_path: Path) -> None:
     path = write(tmp_path / "log.jsonl", served("i1"))
     import_jsonl(store, path)
