@@ -37,7 +37,9 @@ CANARIES = {
     "correction": "kanari-correction-55aa",
     "id": "kanari-id-c0ffee",
 }
-PIECES = ("zilpzalp", "kanari-")
+PIECES = ("zilpzalp", "kanari")
+ASKED, UNJUDGED = 5, 32  # a night: questions of his that were judged, and those that were not
+EVENTS = 3 * (4 * ASKED + UNJUDGED) + 1
 
 
 def ways(text: str) -> set[bytes]:
@@ -52,13 +54,13 @@ def ways(text: str) -> set[bytes]:
 
 
 def found_in(folder: Path, texts: tuple[str, ...] = PIECES) -> list[str]:
-    """Files below a folder whose name or bytes hold one of these."""
-    needles = {form for text in texts for form in ways(text)}
+    """Files below a folder whose name or bytes hold one of these, in either case."""
+    needles = {form.lower() for text in texts for form in ways(text)}
     return [
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*"))
         if any(form in str(path).encode() for form in needles if len(form) > 6)
-        or (path.is_file() and any(form in path.read_bytes() for form in needles))
+        or (path.is_file() and any(form in path.read_bytes().lower() for form in needles))
     ]
 
 
@@ -66,7 +68,7 @@ def of_the_person(number: int) -> list[dict[str, Any]]:
     """What the person did that night, and what others did about it."""
     clock, name = f"2026-11-{number:02d}T15", CANARIES["name"]
     events: list[dict[str, Any]] = []
-    for index in range(3):
+    for index in range(ASKED):
         asked = {"role": "user", "content": f"{CANARIES['prompt']} {number} {index}"}
         served = {
             "type": "interaction",
@@ -81,6 +83,20 @@ def of_the_person(number: int) -> list[dict[str, Any]]:
         events += [served, about | thumb | {"comment": CANARIES["comment"]}]
         events += [about | fixed | {"content": f"{CANARIES['correction']} the shop answers"}]
         events += [about | {"type": "thumb", "id": f"n{number}-other{index}", "user": "u1", "value": -1}]
+    served = events[0]
+    return events + [served | {"id": f"{CANARIES['id']}-{number}-quiet{n}"} for n in range(UNJUDGED)]
+
+
+def of_others(number: int) -> list[dict[str, Any]]:
+    """So much that was served to others, and judged, that his phrases have a lift and his topic hardly speaks."""
+    events: list[dict[str, Any]] = []
+    for index in range(110):
+        user, clock = f"u{index % 40}", f"2026-11-{number:02d}T15:00:{index % 60:02d}Z"
+        asked = {"role": "user", "content": f"What about {number} and {index}?"}
+        served = {"type": "interaction", "id": f"n{number}-o{index}", "time": clock, "conversation": f"o{index}"}
+        served |= {"user": user, "messages": [asked], "reply": f"Nothing about {index}", "model": "production"}
+        left = {"type": "abandon", "id": f"n{number}-a{index}", "time": clock, "interaction": served["id"]}
+        events += [served, left | {"user": user}]
     return events
 
 
@@ -156,7 +172,9 @@ def config(tmp_path: Path, tiny_config: Config, kept: Path) -> RunConfig:
         with Workspace.create(config) as workspace:
             for number, said in ((1, (GOOD, BAD)), (2, ("we open at nine", "we close at two"))):
                 workspace.import_feedback(
-                    write_log(logs / f"n{number}.jsonl", [*night(number, *said), *of_the_person(number)])
+                    write_log(
+                        logs / f"n{number}.jsonl", [*night(number, *said), *of_the_person(number), *of_others(number)]
+                    )
                 )
                 workspace.import_feedback(lines_that_are_refused(logs))
                 outcome = workspace.run()
@@ -187,12 +205,15 @@ def workspace(config: RunConfig) -> Iterator[Workspace]:
 def test_no_byte_of_him_is_left_and_every_promise_holds(workspace: Workspace) -> None:
     folder, registry, store = workspace.config.workspace, workspace.registry, workspace.store
     assert len(found_in(folder)) > 15  # in every kind of place
+    for path in folder.glob("runs/*/night.json"):  # phrases of his corrections, and his topic
+        said = json.loads(path.read_text(encoding="utf-8"))["night"]["mixture"]
+        assert "kanari correction 55 aa" in said and f"topic '{CANARIES['id']}'" in said, said
     before, head, counts = registry.list(), store.head(), store.counts()
 
     plan = workspace.plan_erasure(CANARIES["name"])
     assert plan.increments == (1, 2) and plan.versions == (1, 2) and plan.rebuild == (1, 2)
     assert plan.serving == ("production",)
-    assert len(plan.found.events) == 3 * 12 + 1
+    assert len(plan.found.events) == EVENTS
     assert len(found_in(folder)) > 15 and registry.erasures() == ()  # a plan changes nothing
 
     report = workspace.erase(CANARIES["name"])
@@ -240,7 +261,7 @@ def test_what_was_erased_does_not_come_back_and_new_feedback_does(workspace: Wor
     store = workspace.store
     before = store.counts()
     again = workspace.import_feedback(write_log(tmp_path / "again.jsonl", [*of_the_person(1), *of_the_person(2)]))
-    assert (again.added, len(again.refused)) == (0, 24)
+    assert (again.added, len(again.refused)) == (0, 2 * (4 * ASKED + UNJUDGED))
     assert {row.reason.split(":")[0] for row in again.refused} == {
         "it was erased with the person it was from, or is about what was"
     }
@@ -263,7 +284,12 @@ def test_the_command_shows_a_plan_first(workspace: Workspace, monkeypatch: pytes
     command = ["feedback", "erase", "--user", CANARIES["name"]]
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.output
-    for said in ("37 events", "in the weights of versions: 1, 2", "to make again: 2 increments", "replay buffer"):
+    for said in (
+        f"{EVENTS} events",
+        "in the weights of versions: 1, 2",
+        "to make again: 2 increments",
+        "replay buffer",
+    ):
         assert said in shown.output
     plan = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert plan["rebuild"] == [1, 2] and plan["serving"] == ["production"] and plan["rebuild_seconds"] > 0
@@ -271,7 +297,7 @@ def test_the_command_shows_a_plan_first(workspace: Workspace, monkeypatch: pytes
     assert workspace.registry.erasures() == ()
     done = CliRunner().invoke(app, [*command, "--yes"])
     assert done.exit_code == 0, done.output
-    assert "illm rebuild" in done.output and "37 events have left tombstones" in done.output
+    assert "illm rebuild" in done.output and f"{EVENTS} events have left tombstones" in done.output
     verified = CliRunner().invoke(app, ["registry", "verify"])
     assert verified.exit_code == 0 and "version 2: erased parts (replay, " in verified.output
     assert CliRunner().invoke(app, [*command, "--yes"]).exit_code == 2
@@ -297,10 +323,10 @@ def killed_and_made_good(config: RunConfig, kept: Path, step: str) -> None:
         if record.status == "pending":
             workspace.erase(CANARIES["name"])
         (done,) = workspace.registry.erasures()
-        assert (done.id, done.status, done.versions, done.events) == (record.id, "erased", (1, 2), 37), step
+        assert (done.id, done.status, done.versions, done.events) == (record.id, "erased", (1, 2), EVENTS), step
         assert found_in(config.workspace) == [], step
         assert workspace.registry.verify() == [], step
-        assert workspace.store.counts()["erased"] == 37, step
+        assert workspace.store.counts()["erased"] == EVENTS, step
 
 
 @pytest.mark.parametrize("step", ["record pending", "object dataset", "registry rows", "store rows"])

@@ -12,8 +12,10 @@ from incremental_llm.dataset import (
     Drop,
     DropReason,
     Example,
+    Lift,
     PairExample,
     SftExample,
+    TrustReport,
     UnpairedExample,
 )
 from incremental_llm.erase.redaction import Redaction, redact_json
@@ -72,6 +74,37 @@ def test_a_dataset_loses_examples_and_keeps_its_account() -> None:
     assert left.superseded == {of("k1"), "k8"} and left.settings.policy_reviewers == {of(PERSON), "r1"}
     assert WITHOUT.dataset(left) == left
     assert PERSON not in {word for row in left.drops for word in row.users}
+
+
+def test_phrases_of_a_night_that_read_him_go() -> None:
+    lift = Lift(phrase="theirs", score=20, examples=5, taught=9, known=0, reference=100, people=1, young=0, held=False)
+    made = CompiledDataset(
+        sft=(),
+        pairs=(),
+        unpaired=(),
+        drops=(),
+        corrections=(),
+        account={"i1": "used", "k2": "duplicate"},
+        outcomes={},
+        first_seq=1,
+        last_seq=9,
+        superseded=frozenset(),
+        trust=TrustReport(people=3, lifts=(lift,)),
+        settings=CompileSettings(),
+    )
+    assert WITHOUT.dataset(made).trust == TrustReport(people=3)
+    another = made.model_copy(update={"account": {"k2": "duplicate"}})
+    assert WITHOUT.dataset(another) == another
+
+
+def test_notes_of_a_night_that_read_him_go() -> None:
+    said = "Replay: +3 old rows interleaved (4.8 % of 62). 'theirs': in 5 of 9 taught replies. topic 'his'"
+    shown = {"answers": [], "reasons": [], "checks": [], "mixture": said, "refused_lines": []}
+    entry = {"candidate": "c" * 64, "night": shown}
+    assert WITHOUT.night(entry)["night"]["mixture"] == said
+    left = WITHOUT.night(entry, read_him=True)
+    assert left["night"]["mixture"].startswith("Replay: +3 old rows interleaved (4.8 % of 62). [other notes")
+    assert "his'" not in left["night"]["mixture"] and WITHOUT.night(left, read_him=True) == left
 
 
 def test_a_buffer_loses_items_and_offers_of_theirs() -> None:
