@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,6 +71,8 @@ def _show_plan(plan: ErasurePlan, user: str, as_json: bool) -> None:
         "serving": plan.serving,
         "objects": plan.kinds,
         "files": [{"path": step.path, "what": step.what} for step in plan.files],
+        "rows": plan.rows,
+        "unsure": plan.unsure,
         "outside": plan.outside,
         "rebuild": plan.rebuild,
         "rebuild_events": plan.rebuild_events,
@@ -90,6 +93,8 @@ def _show_plan(plan: ErasurePlan, user: str, as_json: bool) -> None:
         "objects that would give way to others without him", [{"kind": k, "objects": n} for k, n in plan.kinds.items()]
     )
     _rows("files and folders that would go or be rewritten", [{"path": s.path, "what": s.what} for s in plan.files])
+    table("rows of the feedback database that would change", _counts(plan.rows))
+    _unsure(plan.unsure)
     _outside(plan.outside)
     if plan.rebuild:
         hours = f"; these nights took {plan.rebuild_seconds / 3600:.1f} h" if plan.rebuild_seconds else ""
@@ -105,9 +110,10 @@ def _show_report(report: ErasureReport, parts: dict[int, str], as_json: bool) ->
     write(
         f"erasure {record.id}: {record.events} events have left tombstones, {report.objects} objects gave way to others"
     )
-    table("rows of the feedback database", [{"table": name, "rows": count} for name, count in report.rows.items()])
+    table("rows of the feedback database", _counts(report.rows))
     _rows("versions", [{"version": version, "now": said} for version, said in parts.items()])
     _rows("still naming or quoting this user, perhaps in another's words", [{"path": path} for path in report.left])
+    _unsure(report.unsure)
     _outside(report.outside)
     if report.advice:
         write(report.advice)
@@ -130,6 +136,15 @@ def _show_rebuild(report: RebuildReport, as_json: bool) -> None:
         return next_steps("illm registry list", "illm registry promote VERSION   (it has passed its own night's gate)")
     write(f"production is version {report.version}; {len(report.purged)} adapters that saw whom was erased are gone")
     return next_steps("illm registry verify", "illm evaluate production")
+
+
+def _counts(rows: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [{"table": name, "rows": count} for name, count in rows.items()]
+
+
+def _unsure(places: Sequence[str]) -> None:
+    """What holds the name as a word that may mean something else."""
+    _rows("perhaps of this user, look at them yourself", [{"what": place} for place in places])
 
 
 def _outside(sources: Any) -> None:

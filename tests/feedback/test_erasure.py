@@ -25,9 +25,12 @@ from incremental_llm.feedback.erasure import (
     belongings,
     check_rules,
     compact,
+    doubtful,
     erase_rows,
     is_tombstone,
+    mentioned,
     pseudonyms,
+    rows_to_change,
     without_quotes,
 )
 from incremental_llm.feedback.erasure.rules import every_rule
@@ -70,10 +73,24 @@ def put(store: FeedbackStore, *events: dict[str, Any]) -> Any:
     return store.append([parse_event(event) for event in events])
 
 
-def erase(store: FeedbackStore, person: str) -> dict[str, int]:
+def erased_of(store: FeedbackStore, person: str) -> Erased:
     names, found = pseudonyms(store), belongings(store, person)
-    needles = Needles((person,), found.texts)
-    return dict(erase_rows(store, Erased("e1", person, found.events, found.naming, needles, names)))
+    return Erased("e1", person, found.events, found.naming, Needles(person, found.texts), names)
+
+
+def erase(store: FeedbackStore, person: str) -> dict[str, int]:
+    return dict(erase_rows(store, erased_of(store, person)))
+
+
+def park(store: FeedbackStore, **values: bytes) -> None:
+    """Messages that became no event, each in a topic of its own."""
+    rows = [
+        {"topic": name, "partition": 0, "offset_number": 0, "digest": "d" * 64, "time_ms": 1, "size": 9}
+        | {"reason": "expected JSON, found 'x'", "message_key": None, "value": value}
+        for name, value in values.items()
+    ]
+    with store.writing() as connection:
+        connection.execute(sa.insert(tables.parked_messages), rows)
 
 
 def bodies(store: FeedbackStore) -> dict[str, dict[str, Any]]:
@@ -181,19 +198,78 @@ def test_parked_messages_go_by_name_and_by_words(store: FeedbackStore) -> None:
         "name": b'{"user":"u1"',
         "escaped": json.dumps({"said": words + " \u00e9"}).encode(),
         "another": b'{"user":"u12"}',
-        "part of a word": b"menu1",
+        "part": b"menu1",
     }
-    rows = [
-        {"topic": name, "partition": 0, "offset_number": 0, "digest": "d" * 64, "time_ms": 1, "size": 9}
-        | {"reason": "expected JSON, found 'x'", "message_key": None, "value": value}
-        for name, value in values.items()
-    ]
-    with store.writing() as connection:
-        connection.execute(sa.insert(tables.parked_messages), rows)
+    park(store, **values)
     assert erase(store, "u1")["feedback_parked_messages"] == 2
     left: dict[str, ParkedMessage] = {one.topic: one for one in parked(store)}
     assert {name for name, one in left.items() if one.value is None} == {"name", "escaped"}
     assert left["another"].reason == "expected JSON, found 'x'" and left["name"].digest != "d" * 64
+
+
+COMMON = ("user", "reply", "role", "kind", "1", "red", "home")
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_a_name_that_is_a_common_word_is_nobody_elses(store: FeedbackStore, name: str) -> None:
+    put(store, served("i1", name), served("i2", "u2"))
+    words = {"type": "thumb", "user": "u2", "id": "1x", "value": 1, "comment": f"the {name} said {COMMON}"}
+    broken = f'{{"user": "u2", "kind": 1, "comment": "{name}'.encode()
+    park(store, json=json.dumps(words).encode(), broken=broken, his=json.dumps(words | {"user": name}).encode())
+    with store.writing() as connection:
+        rows = [{"source": f"/home/{name}/log.jsonl", "offset_bytes": 1, "lines": 1, "digest": "d"}]
+        rows += [{"source": f"/logs/{name}.jsonl", "offset_bytes": 1, "lines": 1, "digest": "d"}]
+        connection.execute(sa.insert(tables.marks), rows)
+    with store.reading() as connection:
+        unsure = list(doubtful(connection, erased_of(store, name)))
+    assert unsure == ["parked message broken/0/0", "parked message json/0/0"]  # for a person to look at
+    planned = rows_to_change(store, erased_of(store, name))
+    assert planned == {"feedback_events": 1, "feedback_parked_messages": 1, "feedback_refused_lines": 1}
+    assert bodies(store).keys() == {"i1", "i2"}  # that was a plan
+    assert erase(store, name) == planned
+    assert {one.topic for one in parked(store) if one.value is None} == {"his"}
+    assert store.mark(f"/home/{name}/log.jsonl") and not store.mark(f"/logs/{name}.jsonl")
+
+
+def test_a_long_name_is_found_in_what_is_no_json(store: FeedbackStore) -> None:
+    put(store, served("i1", "zilpzalp-7"))
+    park(
+        store, broken=b"no JSON of zilpzalp-7, as it is", other=b"no JSON of zilpzalp-77", key=b'{"from": "zilpzalp-7"}'
+    )
+    erase(store, "zilpzalp-7")
+    assert {one.topic for one in parked(store) if one.value is None} == {"broken", "key"}
+
+
+def test_whoever_is_only_in_what_became_no_event_is_mentioned(store: FeedbackStore) -> None:
+    def is_there(name: str) -> bool:
+        with store.reading() as connection:
+            return mentioned(connection, erased_of(store, name))
+
+    assert not is_there("u1")
+    park(store, t=b'{"user":"u1", "value"')
+    line = {"source": "a.jsonl", "line": 1, "reason": "time: expected ISO 8601, found 'u2'"}
+    with store.writing() as connection:
+        connection.execute(sa.insert(tables.refused_lines), [line])
+    assert is_there("u1") and is_there("u2") and not is_there("u3") and not is_there("value")
+
+
+def test_needles_are_found_in_either_case_across_blocks_and_in_every_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [f"{n} things that only THEY have said, \u00dcberall {n}" for n in range(400)]
+    needles = Needles("Zilpzalp", said, ("ann@example.org",))
+    path, text = tmp_path / "file", said[399].lower().encode()
+    monkeypatch.setattr("incremental_llm.feedback.erasure.needles._BLOCK", 64)
+    for start in range(0, 80):
+        path.write_bytes(b"." * start + text + b"." * 9)
+        assert needles.in_file(path), start
+        path.write_bytes(b"." * start + text[:-1])
+        assert not needles.in_file(path), start
+    assert (
+        needles.in_bytes(b"by zilpzalp.") and not needles.in_bytes(b"by zilpzalps") and not needles.named(b"zilpzalp")
+    )
+    assert needles.his(b"<ANN@example.org>") and not needles.his(b"Zilpzalp") and needles.named(b"Zilpzalp")
+    assert not Needles("u1").in_bytes(b"") and not Needles("u1").his(b"x" * 99)
 
 
 def test_a_table_without_a_rule_stops_it(store: FeedbackStore) -> None:
