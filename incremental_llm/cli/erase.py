@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from incremental_llm.cli.console import next_steps, progress_reporter, result, say, table, write
+from incremental_llm.cli.console import command, next_steps, progress_reporter, result, say, table, write
 from incremental_llm.cli.options import ConfigOption, JsonOption, SetOption, opened
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def erase(
     """
     with opened(config, overrides) as workspace:
         if not yes:
-            return _show_plan(workspace.plan_erasure(user, also or ()), user, as_json)
+            return _show_plan(workspace.plan_erasure(user, also or ()), user, also or (), as_json)
         with progress_reporter() as progress:
             report = workspace.erase(user, also or (), progress=progress)
         parts = workspace.registry.erased_parts()
@@ -59,7 +59,7 @@ def rebuild(config: ConfigOption = None, overrides: SetOption = None, as_json: J
     raise typer.Exit(0 if report.version is not None else REFUSED)
 
 
-def _show_plan(plan: ErasurePlan, user: str, as_json: bool) -> None:
+def _show_plan(plan: ErasurePlan, user: str, also: Sequence[str], as_json: bool) -> None:
     found: dict[str, Any] = {
         "user": user,
         "pending": plan.pending.id if plan.pending else None,
@@ -100,7 +100,10 @@ def _show_plan(plan: ErasurePlan, user: str, as_json: bool) -> None:
         hours = f"; these nights took {plan.rebuild_seconds / 3600:.1f} h" if plan.rebuild_seconds else ""
         write(f"to make again: {len(plan.rebuild)} increments of {plan.rebuild_events} events{hours}")
     say("nothing was changed (a plan)")
-    return next_steps(f"illm feedback erase --user {user} --yes", f"illm feedback trace user {user}")
+    return next_steps(
+        command("illm", "feedback", "erase", "--user", user, *(f"--also={text}" for text in also), "--yes"),
+        command("illm", "feedback", "trace", "user", user),
+    )
 
 
 def _show_report(report: ErasureReport, parts: dict[int, str], as_json: bool) -> None:
