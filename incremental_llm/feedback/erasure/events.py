@@ -74,12 +74,21 @@ def _rename_in_changes(connection: sa.Connection, erased: Erased) -> int:
     return count
 
 
+def _note_person(connection: sa.Connection, erased: Erased) -> int:
+    """Under a pseudonym, so that a message of theirs that is no event is parked without its bytes."""
+    name, table = erased.pseudonyms.of(erased.person), tables.erased_people
+    if connection.execute(sa.select(table).where(table.c.name == name)).first() is None:
+        connection.execute(sa.insert(table).values(name=name))
+    return 0
+
+
 def _nothing(connection: sa.Connection, erased: Erased) -> int:
     """Numbers, times, topics and keys."""
     return 0
 
 
 RULES = (
+    TableRule((tables.erased_people.name,), _note_person),
     TableRule((tables.events.name, tables.links.name, tables.waits.name), _erase_events),
     TableRule((tables.parked_messages.name,), erase_parked),
     TableRule((tables.refused_lines.name, tables.marks.name), erase_refused),
