@@ -96,18 +96,23 @@ class Redaction:
 
     def decision(self, decided: Decision) -> Decision:
         """The same verdict, in which his corrections have pseudonyms."""
-        name, text = self.renames.name, self.renames.text
+        text = self.renames.text
         checks = tuple(
-            check.model_copy(update={"reason": text(check.reason), "lost": tuple(map(name, check.lost))})
+            check.model_copy(update={"reason": text(check.reason), "lost": tuple(map(self._item, check.lost))})
             for check in decided.checks
         )
         return decided.model_copy(
             update={
                 "checks": checks,
                 "reasons": tuple(map(text, decided.reasons)),
-                "negative_flips": tuple(map(text, decided.negative_flips)),
+                "negative_flips": tuple(map(self._item, decided.negative_flips)),
             }
         )
+
+    def _item(self, item: str) -> str:
+        """An item of a suite, as `id` or `suite/id`."""
+        suite, slash, name = item.partition("/")
+        return f"{suite}/{self.renames.name(name)}" if slash and name in self.renames.names else self.renames.name(item)
 
     def recipe(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """A reviewer with the right to policy changes has his pseudonym in it."""

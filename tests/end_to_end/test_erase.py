@@ -18,7 +18,7 @@ from incremental_llm.cli import erase as cli_erase
 from incremental_llm.cli import registry as cli_registry
 from incremental_llm.config import RunConfig
 from incremental_llm.erase import erase_person
-from incremental_llm.errors import InputError, IntegrityError, PreconditionFailed
+from incremental_llm.errors import InputError, IntegrityError, PendingErasureError, PreconditionFailed
 from incremental_llm.feedback import parse_event, tables
 from incremental_llm.feedback.api.groups import Entry, IdempotencyKey, Request, store_group
 from incremental_llm.feedback.api.keys import KeyTable
@@ -278,6 +278,23 @@ def test_what_was_erased_does_not_come_back_and_new_feedback_does(workspace: Wor
     assert len(workspace.registry.erasures()) == 2
 
 
+def test_whoever_is_only_in_a_message_that_is_no_event_is_erased_too(workspace: Workspace) -> None:
+    row = {"topic": "t", "partition": 0, "offset_number": 9, "digest": "9" * 64, "time_ms": None, "size": 1}
+    row |= {"reason": "expected JSON", "message_key": None, "value": b'{"user": "u-9", "said"'}
+    with workspace.store.writing() as connection:
+        connection.execute(sa.insert(tables.parked_messages), [row])
+    with pytest.raises(InputError, match=r"expected text of 6 characters or more .* found --also 'a'"):
+        workspace.erase("u-9", ["a"])
+    with pytest.raises(InputError, match="found none called 'u-99'"):
+        workspace.plan_erasure("u-99")
+    assert workspace.plan_erasure("u-9").rows["feedback_parked_messages"] == 1
+    report = workspace.erase("u-9")
+    assert (report.record.status, report.record.events, report.rebuild) == ("erased", 0, ())
+    assert workspace.registry.verify() == []
+    with pytest.raises(InputError, match="found none since erasure"):
+        workspace.erase("u-9")
+
+
 def test_the_command_shows_a_plan_first(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (cli_erase, cli_registry):
         monkeypatch.setattr(module, "opened", lambda *given: contextlib.nullcontext(workspace))
@@ -291,7 +308,9 @@ def test_the_command_shows_a_plan_first(workspace: Workspace, monkeypatch: pytes
         "replay buffer",
     ):
         assert said in shown.output
+    assert f"illm feedback erase --user '{CANARIES['name']}' --yes" in shown.output
     plan = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert plan["rows"]["feedback_events"] == EVENTS and plan["unsure"] == []
     assert plan["rebuild"] == [1, 2] and plan["serving"] == ["production"] and plan["rebuild_seconds"] > 0
     assert {Path(one["path"]).name for one in plan["outside"]} == {"n1.jsonl", "n2.jsonl", "n3.jsonl", "refused.jsonl"}
     assert workspace.registry.erasures() == ()
@@ -301,6 +320,24 @@ def test_the_command_shows_a_plan_first(workspace: Workspace, monkeypatch: pytes
     verified = CliRunner().invoke(app, ["registry", "verify"])
     assert verified.exit_code == 0 and "version 2: erased parts (replay, " in verified.output
     assert CliRunner().invoke(app, [*command, "--yes"]).exit_code == 2
+
+
+def refuses_to_read(workspace: Workspace) -> None:
+    """What reads or moves production says how the erasure goes on, and changes nothing."""
+    out = workspace.config.workspace.parent / "out"
+    for call in (
+        workspace.run,
+        workspace.plan,
+        workspace.compile_preview,
+        workspace.representation,
+        lambda: workspace.online(out),
+        lambda: workspace.export("production", out),
+        lambda: workspace.report(out),
+        lambda: workspace.promote(1),
+    ):
+        with pytest.raises(PendingErasureError, match="illm feedback erase --user NAME --yes"):
+            call()
+    assert not out.exists()
 
 
 def killed_and_made_good(config: RunConfig, kept: Path, step: str) -> None:
@@ -321,6 +358,7 @@ def killed_and_made_good(config: RunConfig, kept: Path, step: str) -> None:
         assert bool(problems) == (record.status == "pending"), (step, problems)
         assert all("not ended" in str(problem) for problem in problems), (step, problems)
         if record.status == "pending":
+            refuses_to_read(workspace)
             workspace.erase(CANARIES["name"])
         (done,) = workspace.registry.erasures()
         assert (done.id, done.status, done.versions, done.events) == (record.id, "erased", (1, 2), EVENTS), step

@@ -132,18 +132,19 @@ def test_a_report_keeps_every_outcome() -> None:
 
 
 def test_a_decision_keeps_its_verdict() -> None:
-    check = Check(name="corrections", kind="corrections", passed=False, reason="lost k1, k12", lost=("k1", "k12"))
+    check = Check(name="corrections", kind="corrections", passed=False, reason="lost: k1, k12", lost=("k1", "k12"))
     decided = Decision(
         passed=False,
         stack_digest="s" * 64,
         production_digest="p" * 64,
         checks=(check,),
-        reasons=("lost k1, k12 by u1",),
-        negative_flips=("k1",),
+        reasons=("lost: k1, k12", "60 items of 'u1'"),
+        negative_flips=("corrections/k1", "k1", "k1/k2"),
         policy_digest="d" * 64,
     )
     left = WITHOUT.decision(decided)
-    assert left.reasons == (f"lost {of('k1')}, k12 by {of('u1')}",) and left.negative_flips == (of("k1"),)
+    assert left.reasons == (f"lost: {of('k1')}, k12", f"60 items of '{of('u1')}'")
+    assert left.negative_flips == (f"corrections/{of('k1')}", of("k1"), "k1/k2")
     assert left.checks[0].lost == (of("k1"), "k12") and (left.passed, left.stack_digest) == (False, "s" * 64)
 
 
@@ -161,10 +162,15 @@ def test_each_json_object_is_known_by_what_it_holds() -> None:
 
 def test_a_night_keeps_its_figures_and_no_line_keeps_what_it_quotes() -> None:
     answer = {"suite": "s", "question": "q", "before": "b", "after": "a", "before_correct": True, "after_correct": None}
-    shown = {"answers": [answer], "reasons": ["lost k1"], "checks": [{"name": "n", "reason": "k1"}], "mixture": "k1."}
+    shown = {
+        "answers": [answer],
+        "reasons": ["lost: k1"],
+        "checks": [{"name": "n", "reason": "'k1'"}],
+        "mixture": "'k1'",
+    }
     shown |= {"refused_lines": ["d/log.jsonl line 3: value: expected 1, found 'x'", "odd"], "seconds": 3.0}
     for candidate, said in (("c" * 64, "a"), ("t" * 64, "")):
         left = WITHOUT.night({"time": "t", "candidate": candidate, "night": shown})["night"]
         assert left["answers"][0]["after"] == said and left["answers"][0]["question"] == "q"
         assert left["refused_lines"] == ["d/log.jsonl line 3: value: expected 1 [what was found is erased]", "odd"]
-        assert (left["reasons"], left["mixture"], left["seconds"]) == ([f"lost {of('k1')}"], f"{of('k1')}.", 3.0)
+        assert (left["reasons"], left["mixture"], left["seconds"]) == ([f"lost: {of('k1')}"], f"'{of('k1')}'", 3.0)

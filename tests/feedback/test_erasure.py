@@ -154,21 +154,48 @@ def test_what_was_erased_is_known_when_it_comes_again(store: FeedbackStore) -> N
     assert store.waiting_count() == 0
 
 
+class Message:
+    def __init__(self, offset: int, value: bytes) -> None:
+        self._offset, self._value = offset, value
+
+    topic, key, partition = (lambda self: "t"), (lambda self: b"u1"), (lambda self: 0)
+    timestamp, offset, value = (lambda self: (1, 5)), (lambda self: self._offset), (lambda self: self._value)
+
+
+def consumed(store: FeedbackStore, *values: bytes, group: str = "g") -> None:
+    batch = Batch(StreamSettings(brokers="b", topic="t", group=group))
+    for offset, value in enumerate(values):
+        batch.add(Message(offset, value))  # type: ignore[arg-type]
+    store.append(batch.events, also=batch.save)
+
+
+def test_what_names_the_erased_is_parked_without_its_bytes(store: FeedbackStore) -> None:
+    put(store, served("i1", "u1", "a secret of theirs"))
+    erase(store, "u1")
+    whole = json.dumps(served("i1", "u3", "a secret of theirs")).encode()
+    spoilt = (whole.replace(b'"m"', b"7"), whole[:-4], b'{"interaction" : "i1", "value": 7', b'[{"user":"u\\u0031"}]')
+    others = (b'{"user": "u2", "comment": "the user\\": \\"u1"}', b'{"id": 7}', b"\xff u1", b'{"id": "\\ud800"}')
+    consumed(store, *spoilt, *others)
+    found = parked(store)
+    assert [one.value for one in found] == [None] * 4 + list(others)
+    assert all(one.key is None and "theirs" not in one.reason for one in found[:4])
+
+
+def test_a_message_that_was_erased_where_it_was_parked_stays_so(store: FeedbackStore) -> None:
+    put(store, served("i1", "u9", words := "a secret of theirs that is a long one"))
+    values = (words.encode(), b'{"type": "thumb"}')
+    consumed(store, *values)
+    erase(store, "u9")
+    before = parked(store)
+    assert [one.value for one in before] == [None, values[1]]
+    consumed(store, *values, group="another")
+    assert parked(store) == before
+
+
 def test_a_message_that_is_erased_is_parked_without_its_bytes(store: FeedbackStore) -> None:
     put(store, served("i1", "u1", "a secret of theirs"))
     erase(store, "u1")
-
-    class Message:
-        def __init__(self, offset: int, event: dict[str, Any]) -> None:
-            self._offset, self._value = offset, json.dumps(event).encode()
-
-        topic, key, partition = (lambda self: "t"), (lambda self: b"u1"), (lambda self: 0)
-        timestamp, offset, value = (lambda self: (1, 5)), (lambda self: self._offset), (lambda self: self._value)
-
-    batch = Batch(StreamSettings(brokers="b", topic="t", group="g"))
-    for offset, event in enumerate((served("i1", "u1", "a secret of theirs"), {"type": "thumb"})):
-        batch.add(Message(offset, event))  # type: ignore[arg-type]
-    store.append(batch.events, also=batch.save)
+    consumed(store, json.dumps(served("i1", "u1", "a secret of theirs")).encode(), b'{"type": "thumb"}')
     one, other = parked(store)
     assert (one.key, one.value) == (None, None) and "erased" in one.reason
     assert other.value == b'{"type": "thumb"}'
@@ -310,15 +337,19 @@ def test_a_reason_keeps_nothing_that_it_quotes(reason: str, left: str) -> None:
     assert short == f"{left} [what was found is erased]" and without_quotes(short) == short
 
 
-def test_names_are_renamed_as_whole_words() -> None:
+def test_names_are_renamed_where_they_are_no_other_word() -> None:
     from incremental_llm.feedback.pseudonyms import Pseudonyms
 
-    names = Renames({"k1", "u-1", "ü(1"}, Pseudonyms(b"k"))
+    names = Renames({"k1", "60", "items", "user-0815", "zilpzalpig"}, Pseudonyms(b"k"))
     of = names.pseudonyms.of
-    assert names.text("lost: k1, k12, u-1.") == f"lost: {of('k1')}, k12, {of('u-1')}."
-    assert names.text("xu-1 u-1x k1-a ü(1") == f"xu-1 u-1x k1-a {of('ü(1')}"
+    assert names.text("lost: k1, k12, 60 and 3 more.") == f"lost: {of('k1')}, k12, {of('60')} and 3 more."
+    assert names.text("at most 1 may be: corrections/60.") == f"at most 1 may be: corrections/{of('60')}."
+    assert names.text("ends 'k1' and \"items\"") == f"ends '{of('k1')}' and \"{of('items')}\""
+    assert names.text("told by user-0815, not user-08151") == f"told by {of('user-0815')}, not user-08151"
+    said = "old: 60.5 -> 45.0 (-15.5, interval -20.0 to -60, 60 items): worse; 60 of 60 items, of zilpzalpig"
+    assert names.text(said) == said
     assert (names.name("k1"), names.name("k2")) == (of("k1"), "k2")
-    assert Renames((), Pseudonyms(b"k")).text("k1") == "k1"
+    assert Renames((), Pseudonyms(b"k")).text("'k1'") == "'k1'"
     assert Pseudonyms(b"k").of("k1") != Pseudonyms(b"l").of("k1")
 
 
