@@ -14,6 +14,7 @@
     ├── WorkspaceBusyError          exit code 75: another run holds the workspace; try again later
     └── CommitError                 the registry refused a commit; nothing was changed
         ├── PreconditionFailed      someone else moved the ref, or the decision is not for this stack
+        │   └── PendingErasureError an erasure has not ended: nothing reads or moves what may hold the person
         └── CommitStateUnknown      the database broke while committing: look before you retry
 
 A message says what was expected, what was found, and what to do.
@@ -80,6 +81,10 @@ class CommitError(IncrementalError):
 
 class PreconditionFailed(CommitError):
     """A precondition of a commit does not hold any more."""
+
+
+class PendingErasureError(PreconditionFailed):
+    """An erasure was begun and has not ended."""
 
 
 class CommitStateUnknown(CommitError):

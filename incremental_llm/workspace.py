@@ -174,6 +174,7 @@ class Workspace:
 
     def compile_preview(self) -> CompiledDataset:
         """The dataset that the next increment would be made from; writes nothing."""
+        self.registry.refuse_pending()
         questions = all_questions(self.config.suites.folder)
         suites = self.suites() if self.config.suites.names else ()  # on the first day there is none
         todo = self._next_run(suites, questions).todo
@@ -181,6 +182,7 @@ class Workspace:
 
     def representation(self) -> Representation:
         """Who and what the whole log's feedback does not represent; used is what production was trained on."""
+        self.registry.refuse_pending()
         increments = increments_in(self.registry.list(), self.registry.head().version)
         sightings = (one for version in increments for one in self.registry.events_of(version))
         return represent(self.store.read(), {one.event for one in sightings if one.outcome == USED})
@@ -191,6 +193,7 @@ class Workspace:
         Raises:
             InputError: the recipe holds none out.
         """
+        self.registry.refuse_pending()
         if not self.config.compile.held_out_share:
             raise InputError(
                 "compile.held_out_share: expected a share above 0, such as 0.02, found 0: nothing is held out. Set it "
@@ -207,6 +210,7 @@ class Workspace:
             InputError: as `run` would, for what it refuses before it measures anything.
             NothingToTrainError: no new feedback, or none that could be trained on or could show a gain.
         """
+        self.registry.refuse_pending()
         suites, questions = self.suites(), all_questions(self.config.suites.folder)
         self.config.gate.check_names((*self.config.suites.names, *CORRECTION_SUITES))
         for suite in suites:
@@ -256,6 +260,7 @@ class Workspace:
             WorkspaceBusyError: another run holds the workspace.
         """
         with exclusive(self.config.workspace):
+            self.registry.refuse_pending()
             return self._run(progress, train)
 
     def online(
@@ -278,6 +283,7 @@ class Workspace:
         from incremental_llm.online_run import run_online
 
         with exclusive(self.config.workspace):
+            self.registry.refuse_pending()
             return run_online(
                 registry=self.registry,
                 store=self.store,
@@ -315,6 +321,7 @@ class Workspace:
         from incremental_llm.patch_run import patch_event, patch_folder
 
         with exclusive(self.config.workspace):
+            self.registry.refuse_pending()
             return patch_event(
                 registry=self.registry,
                 store=self.store,
@@ -332,6 +339,7 @@ class Workspace:
         self, ref: str | int = "production", suites: Sequence[str] | None = None, progress: Progress = silent
     ) -> EvaluationReport:
         """Measure a version on the recipe's suites, or on those named."""
+        self.registry.refuse_pending()
         chosen = load_suites(self.config.suites.folder, suites) if suites else self.suites()
         snapshot = self.registry.get(ref)
         for suite in chosen:
@@ -348,6 +356,7 @@ class Workspace:
         Raises:
             InputError: low margins are asked for, and production was made from no pairs.
         """
+        self.registry.refuse_pending()
         from incremental_llm.unsettled import fill_unsettled
 
         try:
@@ -433,6 +442,7 @@ class Workspace:
 
     def merge(self, ref: str | int, out: Path, rank: int | None = None) -> Path:
         """One adapter folder for a whole stack: exact, or the best of a smaller rank (the error is in merge.json)."""
+        self.registry.refuse_pending()
         from incremental_llm.adapters.lora import read_adapter, write_adapter
         from incremental_llm.adapters.merge import concatenate, reduce_rank
         from incremental_llm.artifacts import write_json
@@ -472,6 +482,7 @@ class Workspace:
 
     def export(self, ref: str | int, out: Path, form: Literal["peft", "merged"] = "peft") -> ExportReport:
         """Write a version as a plain PEFT folder or a merged model, checked against the stack's own logits."""
+        self.registry.refuse_pending()
         from incremental_llm import handoff
 
         snapshot = self.registry.get(ref)
@@ -499,6 +510,7 @@ class Workspace:
 
     def report(self, out: Path, *, say: Callable[[str], None] = lambda line: None) -> Path:
         """The HTML page of everything this registry holds; `say` gets a line where a suite's files are not there."""
+        self.registry.refuse_pending()
         from incremental_llm.report.history import history
         from incremental_llm.report.page import write_report
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from incremental_llm.cli.console import confirmed, next_steps, result, say, table, write
+from incremental_llm.cli.console import command, confirmed, next_steps, result, say, table, write
 from incremental_llm.cli.ingest import feedback_store
 from incremental_llm.cli.options import ConfigOption, DryRunOption, JsonOption, SetOption, YesOption
 
@@ -75,7 +75,9 @@ def revoke(
     if as_json:
         return result(_record(revoked))
     write(f"{revoked.id} of {revoked.name} is revoked since {revoked.revoked:%Y-%m-%d %H:%M:%S} UTC")
-    return next_steps("illm api-key list", f"illm api-key create --scope ingest --name {revoked.name!r}")
+    return next_steps(
+        "illm api-key list", command("illm", "api-key", "create", "--scope", "ingest", "--name", revoked.name)
+    )
 
 
 @app.command("rotate-tokens")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incremental_llm.cli.console import next_steps, result, say, write
+from incremental_llm.cli.console import command, next_steps, result, say, write
 from incremental_llm.cli.options import ConfigOption, JsonOption, SetOption, opened
 from incremental_llm.errors import InputError
 
@@ -40,7 +40,7 @@ def chat(
             write(answer)
         else:
             _conversation(workspace, ref, max_new_tokens)
-    return next_steps("illm registry list", f"illm evaluate {ref}")
+    return next_steps("illm registry list", command("illm", "evaluate", ref))
 
 
 def _conversation(workspace: Workspace, ref: str, max_new_tokens: int) -> None:

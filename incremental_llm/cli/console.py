@@ -16,6 +16,7 @@ import dataclasses
 import enum
 import io
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence, Set
 from datetime import date, datetime
@@ -29,6 +30,7 @@ from incremental_llm.errors import InputError
 
 __all__ = [
     "PlainProgress",
+    "command",
     "confirmed",
     "next_steps",
     "plain",
@@ -62,6 +64,15 @@ def next_steps(*steps: str) -> None:
     """The commands that usually follow, on stderr."""
     for number, step in enumerate(steps):
         typer.echo(f"{'next:' if number == 0 else '     '} {step}", err=True)
+
+
+def command(*words: object) -> str:
+    """A command to copy into a shell, whatever its words hold.
+
+    >>> print(command("illm", "chat", "a b; rm x"))
+    illm chat 'a b; rm x'
+    """
+    return shlex.join(map(str, words))
 
 
 def terminal() -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from incremental_llm.cli.console import next_steps, progress_reporter, result, say, table, write
+from incremental_llm.cli.console import command, next_steps, progress_reporter, result, say, table, write
 from incremental_llm.cli.options import ConfigOption, JsonOption, SetOption, opened
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def erase(
     """
     with opened(config, overrides) as workspace:
         if not yes:
-            return _show_plan(workspace.plan_erasure(user, also or ()), user, as_json)
+            return _show_plan(workspace.plan_erasure(user, also or ()), user, also or (), as_json)
         with progress_reporter() as progress:
             report = workspace.erase(user, also or (), progress=progress)
         parts = workspace.registry.erased_parts()
@@ -58,7 +59,7 @@ def rebuild(config: ConfigOption = None, overrides: SetOption = None, as_json: J
     raise typer.Exit(0 if report.version is not None else REFUSED)
 
 
-def _show_plan(plan: ErasurePlan, user: str, as_json: bool) -> None:
+def _show_plan(plan: ErasurePlan, user: str, also: Sequence[str], as_json: bool) -> None:
     found: dict[str, Any] = {
         "user": user,
         "pending": plan.pending.id if plan.pending else None,
@@ -70,6 +71,8 @@ def _show_plan(plan: ErasurePlan, user: str, as_json: bool) -> None:
         "serving": plan.serving,
         "objects": plan.kinds,
         "files": [{"path": step.path, "what": step.what} for step in plan.files],
+        "rows": plan.rows,
+        "unsure": plan.unsure,
         "outside": plan.outside,
         "rebuild": plan.rebuild,
         "rebuild_events": plan.rebuild_events,
@@ -90,12 +93,17 @@ def _show_plan(plan: ErasurePlan, user: str, as_json: bool) -> None:
         "objects that would give way to others without him", [{"kind": k, "objects": n} for k, n in plan.kinds.items()]
     )
     _rows("files and folders that would go or be rewritten", [{"path": s.path, "what": s.what} for s in plan.files])
+    table("rows of the feedback database that would change", _counts(plan.rows))
+    _unsure(plan.unsure)
     _outside(plan.outside)
     if plan.rebuild:
         hours = f"; these nights took {plan.rebuild_seconds / 3600:.1f} h" if plan.rebuild_seconds else ""
         write(f"to make again: {len(plan.rebuild)} increments of {plan.rebuild_events} events{hours}")
     say("nothing was changed (a plan)")
-    return next_steps(f"illm feedback erase --user {user} --yes", f"illm feedback trace user {user}")
+    return next_steps(
+        command("illm", "feedback", "erase", "--user", user, *(f"--also={text}" for text in also), "--yes"),
+        command("illm", "feedback", "trace", "user", user),
+    )
 
 
 def _show_report(report: ErasureReport, parts: dict[int, str], as_json: bool) -> None:
@@ -105,9 +113,10 @@ def _show_report(report: ErasureReport, parts: dict[int, str], as_json: bool) ->
     write(
         f"erasure {record.id}: {record.events} events have left tombstones, {report.objects} objects gave way to others"
     )
-    table("rows of the feedback database", [{"table": name, "rows": count} for name, count in report.rows.items()])
+    table("rows of the feedback database", _counts(report.rows))
     _rows("versions", [{"version": version, "now": said} for version, said in parts.items()])
     _rows("still naming or quoting this user, perhaps in another's words", [{"path": path} for path in report.left])
+    _unsure(report.unsure)
     _outside(report.outside)
     if report.advice:
         write(report.advice)
@@ -130,6 +139,15 @@ def _show_rebuild(report: RebuildReport, as_json: bool) -> None:
         return next_steps("illm registry list", "illm registry promote VERSION   (it has passed its own night's gate)")
     write(f"production is version {report.version}; {len(report.purged)} adapters that saw whom was erased are gone")
     return next_steps("illm registry verify", "illm evaluate production")
+
+
+def _counts(rows: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [{"table": name, "rows": count} for name, count in rows.items()]
+
+
+def _unsure(places: Sequence[str]) -> None:
+    """What holds the name as a word that may mean something else."""
+    _rows("perhaps of this user, look at them yourself", [{"what": place} for place in places])
 
 
 def _outside(sources: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from incremental_llm.cli.console import next_steps, progress_reporter, result, say, table, write
+from incremental_llm.cli.console import command, next_steps, progress_reporter, result, say, table, write
 from incremental_llm.cli.options import ConfigOption, JsonOption, SetOption, opened
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _show(ref: str, report: EvaluationReport, wrong: bool) -> None:
         for name, found in report.suites.items():
             missed = [item for item in found.items if not item.correct]
             table(f"{name}: not right", [{"item": i.id, "answer": i.answer, "note": i.note} for i in missed])
-    next_steps(f"illm chat {ref}", f"illm evaluate {ref} --wrong", "illm registry list")
+    next_steps(command("illm", "chat", ref), command("illm", "evaluate", ref, "--wrong"), "illm registry list")
 
 
 def _figures(found: SuiteResult) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from incremental_llm.cli.console import confirmed, next_steps, plain, result, say, table, write
+from incremental_llm.cli.console import command, confirmed, next_steps, plain, result, say, table, write
 from incremental_llm.cli.options import ConfigOption, DryRunOption, JsonOption, SetOption, YesOption, opened
 from incremental_llm.errors import InputError
 
@@ -67,9 +68,9 @@ def show(
     if as_json:
         return result(snapshot)
     _write_tree(plain(snapshot))
-    steps = [f"illm evaluate {ref}", f"illm chat {ref}"]
+    steps = [command("illm", "evaluate", ref), command("illm", "chat", ref)]
     if snapshot.stack.adapters:
-        steps.append(f"illm export {ref} FOLDER --form peft")
+        steps.append(command("illm", "export", ref, "FOLDER", "--form", "peft"))
     return next_steps(*steps)
 
 
@@ -147,7 +148,7 @@ def verify(config: ConfigOption = None, overrides: SetOption = None, as_json: Js
     elif problems:
         for problem in problems:
             write(f"problem: {problem}")
-        next_steps("restore what is damaged from a copy, then: illm registry verify")
+        next_steps(*_after_problems(problems))
     else:
         for version, said in erased.items():
             write(f"version {version}: {said}")
@@ -172,7 +173,15 @@ def diff(
     if as_json:
         return result(found)
     _write_tree(plain(found))
-    return next_steps(f"illm evaluate {before}", f"illm evaluate {after}")
+    return next_steps(command("illm", "evaluate", before), command("illm", "evaluate", after))
+
+
+def _after_problems(problems: Sequence[object]) -> tuple[str, ...]:
+    """An erasure that was interrupted has damaged nothing: a copy would bring back whom it erased."""
+    damaged = [problem for problem in problems if not str(problem).startswith("erasure ")]
+    copy = "restore what is damaged from a copy, then: illm registry verify"
+    again = "illm feedback erase --user NAME --yes   (it goes on), then: illm registry verify"
+    return (copy,) if len(damaged) == len(problems) else (copy, again) if damaged else (again,)
 
 
 def _moved(snapshot: Any, before: int, as_json: bool) -> None:

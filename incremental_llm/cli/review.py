@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from incremental_llm.cli.console import next_steps, progress_reporter, result, table, write
+from incremental_llm.cli.console import command, next_steps, progress_reporter, result, table, write
 from incremental_llm.cli.ingest import feedback_store
 from incremental_llm.cli.options import ConfigOption, JsonOption, SetOption, opened, read_config
 from incremental_llm.errors import InputError
@@ -92,10 +92,8 @@ def next_(
         return next_steps("illm review list", "illm review report")
     _show(claim.item)
     write(f"yours until {claim.expires:%H:%M} UTC")
-    how = f"--reviewer {reviewer}"
-    return next_steps(
-        f"illm review decide {claim.item.id} accept {how}", f"illm review decide {claim.item.id} correct --file - {how}"
-    )
+    decide, who = ("illm", "review", "decide", claim.item.id), ("--reviewer", reviewer)
+    return next_steps(command(*decide, "accept", *who), command(*decide, "correct", "--file", "-", *who))
 
 
 @app.command()
@@ -136,7 +134,7 @@ def decide(
         return result(done)
     told = {"waiting": "stored; it counts when another reviewer says the same", "done": "done"}
     write(f"{item}: {told.get(done.state, 'left to others')}")
-    return next_steps(f"illm review next --reviewer {reviewer}")
+    return next_steps(command("illm", "review", "next", "--reviewer", reviewer))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from incremental_llm.cli.console import next_steps, plain, result, say, table, write
+from incremental_llm.cli.console import command, next_steps, plain, result, say, table, write
 from incremental_llm.cli.options import ConfigOption, JsonOption, SetOption, opened
 from incremental_llm.errors import InputError
 
@@ -62,7 +62,9 @@ def consume(
     else:
         _show(report)
     if report.messages and report.parked == report.messages:
-        raise InputError(f"expected events in {topic!r}, found not one: illm feedback parked --topic {topic}")
+        raise InputError(
+            f"expected events in {topic!r}, found not one: {command('illm', 'feedback', 'parked', '--topic', topic)}"
+        )
     if not as_json:
         next_steps(*(["illm feedback parked"] if report.parked else []), "illm feedback status", "illm run")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from incremental_llm.cli.console import next_steps, result, table, write
+from incremental_llm.cli.console import command, next_steps, result, table, write
 from incremental_llm.cli.options import ConfigOption, JsonOption, SetOption, opened
 from incremental_llm.errors import InputError
 
@@ -72,7 +72,7 @@ def _person(found: PersonTrace) -> None:
     ]
     _rows("adapters trained on them", rows)
     _held(found.held_by)
-    next_steps(*(f"illm feedback trace event {one.id}" for one in found.events[:1]))
+    next_steps(*(command("illm", "feedback", "trace", "event", one.id) for one in found.events[:1]))
 
 
 def _increment(found: IncrementTrace) -> None:
@@ -80,7 +80,7 @@ def _increment(found: IncrementTrace) -> None:
     _rows("outcomes", [{"outcome": what, "events": count} for what, count in found.outcomes.items()])
     _rows("events", [{"event": one.event, "number": one.seq, "outcome": one.outcome} for one in found.sightings])
     _held(found.held_by)
-    next_steps(*(f"illm feedback trace event {one.event}" for one in found.sightings[:1]))
+    next_steps(*(command("illm", "feedback", "trace", "event", one.event) for one in found.sightings[:1]))
 
 
 def _example(found: ExampleTrace) -> None:
@@ -94,7 +94,7 @@ def _example(found: ExampleTrace) -> None:
     for key in ("completion", "chosen", "rejected", "desirable"):
         if key in last:
             write(f"  {key}: {_short(last[key])}")
-    next_steps(f"illm feedback trace event {last['sources'][-1]}")
+    next_steps(command("illm", "feedback", "trace", "event", last["sources"][-1]))
 
 
 def _sighting(one: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class ErasureReport:
     `rows` are changed rows of the feedback database by table, `objects` the objects that gave way to others, `removed`
     the files and folders that are gone or were rewritten. `left` are files of the workspace in which his name or words
     still stand, such as in somebody else's feedback or in an operator's note; `outside` are those that are not ours.
+    `unsure` is what may be his and was left.
     """
 
     record: Erasure
@@ -35,6 +36,7 @@ class ErasureReport:
     objects: int
     removed: int
     left: tuple[Path, ...]
+    unsure: tuple[str, ...]
     outside: tuple[Source, ...]
     rebuild: tuple[int, ...]
     advice: str
@@ -82,6 +84,7 @@ def erase_person(
         objects=objects,
         removed=len(plan.files),
         left=tuple(_left(config.workspace, plan.needles)),
+        unsure=plan.unsure,
         outside=plan.outside,
         rebuild=plan.rebuild,
         advice=advice,

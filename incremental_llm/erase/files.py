@@ -50,17 +50,24 @@ def file_steps(workspace: Path, redaction: Redaction, known_stacks: Collection[s
 
 
 def _run_steps(run: Path, redaction: Redaction) -> Iterator[FileStep]:
-    for name, change in ((_NIGHT, redaction.night), (_PRODUCTION, _report_change(redaction))):
+    touched = _touched(run, redaction)
+    # An earlier erasure leaves the night alone, and nothing that says whom it read.
+    night = _night_change(redaction, touched or not (run / _DATASET).is_dir())
+    for name, change in ((_NIGHT, night), (_PRODUCTION, _report_change(redaction))):
         if (run / name).is_file():
             entry = json.loads((run / name).read_text(encoding="utf-8"))
             if (left := change(entry)) != entry:
                 yield FileStep(run / name, "a night as the report shows it", _writer(run / name, left))
-    if not _touched(run, redaction):
+    if not touched:
         return
     # What says that the run read him goes last: after a kill it still has to be there for what is left.
     for path in sorted(run.iterdir(), key=lambda path: (path.name in _EVIDENCE, path.name)):
         if path.name not in _KEPT:
             yield FileStep(path, "the work of a run that read him", _remover(path))
+
+
+def _night_change(redaction: Redaction, read_him: bool) -> Callable[[Any], Any]:
+    return lambda entry: redaction.night(entry, read_him)
 
 
 def _report_change(redaction: Redaction) -> Callable[[Any], Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,17 @@ from incremental_llm.erase.objects import Replacement, orphans, replacements
 from incremental_llm.erase.redaction import Redaction
 from incremental_llm.errors import InputError
 from incremental_llm.feedback import FeedbackStore, tables
-from incremental_llm.feedback.erasure import Belongings, Needles, belongings, check_rules
+from incremental_llm.feedback.erasure import (
+    SHORTEST_ALSO,
+    Belongings,
+    Erased,
+    Needles,
+    belongings,
+    check_rules,
+    doubtful,
+    mentioned,
+    rows_to_change,
+)
 from incremental_llm.feedback.pseudonyms import Pseudonyms, Renames, read_pseudonyms
 from incremental_llm.registry import (
     Erasure,
@@ -48,7 +58,8 @@ class ErasurePlan:
     `pending` is an erasure of him that was begun and has not ended. `increments` were trained on him; `versions` are
     all whose stack holds one of the `adapters` that were; `serving` are the refs among them. `rebuild` are the
     increments that production stands on from the first of them on, which are to be made again from `rebuild_events`
-    places of the log, and took `rebuild_seconds` then, as far as that is known.
+    places of the log, and took `rebuild_seconds` then, as far as that is known. `rows` are those of the feedback
+    database that would change, by table; `unsure` may be his, and stay.
     """
 
     person: str
@@ -65,6 +76,8 @@ class ErasurePlan:
     objects: tuple[Replacement, ...]
     discarded: tuple[str, ...]
     files: tuple[FileStep, ...]
+    rows: Mapping[str, int]
+    unsure: tuple[str, ...]
     outside: tuple[Source, ...]
     redaction: Redaction
     needles: Needles
@@ -85,12 +98,21 @@ def plan_erasure(
         InputError: nobody of this name, policy changes of his that nobody else has made, or a table without a rule.
     """
     check_rules(store)
+    if short := [text for text in also if len(text.strip()) < SHORTEST_ALSO]:
+        raise InputError(
+            f"erase: expected text of {SHORTEST_ALSO} characters or more that marks what is theirs, found --also "
+            f"{short[0]!r}, which many texts hold. Give a longer one. Nothing was changed."
+        )
     found, names = belongings(store, person), _pseudonyms(store)
     renames = Renames({*found.events, person}, names)
     seen = registry.erasing().seen(found.events, person, renames)
+    needles = Needles(person, found.texts, also)
+    erased = Erased("", person, found.events, found.naming, needles, names)
+    with store.reading() as connection:
+        named, unsure = mentioned(connection, erased), tuple(doubtful(connection, erased))
     earlier = [one for one in registry.erasures() if one.person == names.of(person)]
     pending = next((one for one in earlier if one.status == "pending"), None)
-    if not found.events and pending is None and (earlier or not (seen.had or seen.attempts)):
+    if not found.events and pending is None and not named and (earlier or not (seen.had or seen.attempts)):
         raise InputError(_nobody(person, earlier))
     if person in config.compile.policy_reviewers:
         raise InputError(
@@ -104,7 +126,6 @@ def plan_erasure(
     adapters = adapters_holding(snapshots, seen.adapters | set(pending.adapters if pending else ()), retrained)
     versions = versions_holding(snapshots, adapters, retrained)
     redaction = Redaction(person, found.events, _tainted(registry, snapshots, adapters), renames)
-    needles = Needles((person, *also), (*found.texts, *also))
     standing = increments_in(snapshots, registry.head().version)
     again = _from_first(sorted(standing), sorted(seen.trained | set(pending.increments if pending else ())))
     objects = ObjectStore(registry.objects)
@@ -124,6 +145,8 @@ def plan_erasure(
         objects=tuple(replacements(objects, redaction, config.workspace / SCRATCH)),
         discarded=orphans(registry, objects),
         files=tuple(file_steps(config.workspace, redaction, stacks)),
+        rows=rows_to_change(store, erased),
+        unsure=unsure,
         outside=tuple(_outside(store, config, needles)),
         redaction=redaction,
         needles=needles,

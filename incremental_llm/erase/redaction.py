@@ -20,6 +20,7 @@ from incremental_llm.replay import ReplayBuffer
 
 T = TypeVar("T")
 _REFUSED = " line "
+_SENTENCE, _NO_NOTES = ". ", "[other notes were erased with a person]"
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,13 @@ class Redaction:
         return not self.events.isdisjoint(sources)
 
     def dataset(self, made: CompiledDataset) -> CompiledDataset:
-        """Without his examples and corrections; in the account and the drops his events have pseudonyms."""
+        """Without his examples and corrections; in the account and the drops his events have pseudonyms.
+
+        Phrases that the trust controls report are pieces of replies, and do not say whose: of a night that read him
+        none stays.
+        """
         name = self.renames.name
+        trust = made.trust.model_copy(update={"lifts": ()}) if self.stands_on(made.account) else made.trust
         drops = tuple(
             drop.model_copy(update={"sources": tuple(map(name, drop.sources)), "users": tuple(map(name, drop.users))})
             for drop in made.drops
@@ -48,6 +54,7 @@ class Redaction:
                 "pairs": self._kept(made.pairs),
                 "unpaired": self._kept(made.unpaired),
                 "drops": drops,
+                "trust": trust,
                 "corrections": self.corrections(made.corrections),
                 "account": {name(event): outcome for event, outcome in made.account.items()},
                 "superseded": frozenset(map(name, made.superseded)),
@@ -89,18 +96,23 @@ class Redaction:
 
     def decision(self, decided: Decision) -> Decision:
         """The same verdict, in which his corrections have pseudonyms."""
-        name, text = self.renames.name, self.renames.text
+        text = self.renames.text
         checks = tuple(
-            check.model_copy(update={"reason": text(check.reason), "lost": tuple(map(name, check.lost))})
+            check.model_copy(update={"reason": text(check.reason), "lost": tuple(map(self._item, check.lost))})
             for check in decided.checks
         )
         return decided.model_copy(
             update={
                 "checks": checks,
                 "reasons": tuple(map(text, decided.reasons)),
-                "negative_flips": tuple(map(text, decided.negative_flips)),
+                "negative_flips": tuple(map(self._item, decided.negative_flips)),
             }
         )
+
+    def _item(self, item: str) -> str:
+        """An item of a suite, as `id` or `suite/id`."""
+        suite, slash, name = item.partition("/")
+        return f"{suite}/{self.renames.name(name)}" if slash and name in self.renames.names else self.renames.name(item)
 
     def recipe(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """A reviewer with the right to policy changes has his pseudonym in it."""
@@ -109,14 +121,17 @@ class Redaction:
             compile_settings["policy_reviewers"] = sorted(map(self.renames.name, reviewers))
         return {**recipe, "compile": compile_settings}
 
-    def night(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """What the report page shows of a night; lines that were refused lose what they quote, whosever it was."""
+    def night(self, entry: Mapping[str, Any], read_him: bool = False) -> dict[str, Any]:
+        """What the report page shows of a night; lines that were refused lose what they quote, whosever it was.
+
+        The notes of a night that read him go: they quote phrases of replies, and topics of questions.
+        """
         shown, text = dict(entry["night"]), self.renames.text
         if entry["candidate"] in self.tainted:
             shown["answers"] = [answer | {"before": "", "after": ""} for answer in shown["answers"]]
         shown["reasons"] = [text(reason) for reason in shown["reasons"]]
         shown["checks"] = [check | {"reason": text(check["reason"])} for check in shown["checks"]]
-        shown["mixture"] = text(shown["mixture"])
+        shown["mixture"] = _without_notes(shown["mixture"]) if read_him else text(shown["mixture"])
         shown["refused_lines"] = [self._refused(line) for line in shown["refused_lines"]]
         return {**entry, "night": shown}
 
@@ -125,6 +140,12 @@ class Redaction:
         where, _, said = line.partition(_REFUSED)
         number, colon, reason = said.partition(": ")
         return f"{where}{_REFUSED}{number}{colon}{without_quotes(reason)}" if colon else line
+
+
+def _without_notes(mixture: str) -> str:
+    """The mixture, which is the first sentence and nothing but counts, without the notes that follow it."""
+    counts, more, _ = mixture.partition(_SENTENCE)
+    return f"{counts}{_SENTENCE}{_NO_NOTES}" if more else mixture
 
 
 def redact_json(value: Any, redaction: Redaction) -> Any:

@@ -6,21 +6,31 @@ All of it is written in the one transaction that stores the events.
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from incremental_llm.feedback import tables
+from incremental_llm.feedback.erasure.reasons import without_quotes
 from incremental_llm.feedback.events import Event, EventError, read_event
+from incremental_llm.feedback.pseudonyms import read_pseudonyms
 from incremental_llm.feedback.sequence import Refused
 from incremental_llm.feedback.store import FeedbackStore
 from incremental_llm.feedback.stream_settings import StreamSettings
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
+
+_NAMED = re.compile(
+    r'"(?:id|user|reviewer|interaction|chosen|rejected|followup)"\s*:\s*'
+    r'("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")'
+)
+"""Whom and what a message names, also where it is no whole JSON."""
 
 KEPT_BYTES = 1024 * 1024
 """How much of a message is kept; a broker with Kafka's own limits takes no larger ones."""
@@ -93,7 +103,8 @@ class Batch:
     def save(self, connection: sa.Connection, refused: Sequence[Refused]) -> None:
         """Write what the database keeps beside the events; those that it refused are parked too."""
         unlike = [ParkedMessage.of(self.sources[one.position], one.reason, kept=not one.erased) for one in refused]
-        _save(connection, self.settings.topic, self.settings.group, self.next, [*self.parked, *unlike])
+        parked = [_kept(connection, one) for one in (*self.parked, *unlike)]
+        _save(connection, self.settings.topic, self.settings.group, self.next, parked)
 
     def _event(self, value: bytes | None) -> Event:
         if value is None:
@@ -101,6 +112,24 @@ class Batch:
         if len(value) > self.settings.max_message_bytes:
             raise EventError(f"expected at most {self.settings.max_message_bytes} bytes, found {len(value)}")
         return read_event(value)
+
+
+def _kept(connection: sa.Connection, one: ParkedMessage) -> ParkedMessage:
+    """The message, but for its bytes if it names who or what was erased, or was erased itself where it was parked."""
+    pseudonyms = read_pseudonyms(connection)
+    if pseudonyms is None or one.value is None:
+        return one
+    named = {json.loads(text) for text in _NAMED.findall(one.value.decode("utf-8", "replace"))}
+    names = [pseudonyms.of(name) for name in named]
+    digest = pseudonyms.of(one.digest)
+    wanted = (
+        sa.select(tables.events.c.id).where(tables.events.c.id.in_(names)),
+        sa.select(tables.erased_people.c.name).where(tables.erased_people.c.name.in_(names)),
+        sa.select(tables.parked_messages.c.digest).where(tables.parked_messages.c.digest == digest),
+    )
+    if all(connection.execute(query.limit(1)).first() is None for query in wanted):
+        return one
+    return replace(one, key=None, value=None, digest=digest, reason=without_quotes(one.reason))
 
 
 def _save(

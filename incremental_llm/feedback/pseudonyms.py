@@ -23,6 +23,8 @@ ERASED = "erased"
 
 _PREFIX = "erased-"
 _DIGITS = 32
+_CLEAR = 8  # characters
+_BEFORE, _AFTER = r"(?:(?<=['\"/])|(?<=: )|(?<=, ))", r"(?=['\"]|,|;|\.?$|\.\s| and \d+ more)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,24 @@ class Renames:
         return self.pseudonyms.of(value) if value in self.names else value
 
     def text(self, value: str) -> str:
-        """A text of ours in which names stand as whole words, with their pseudonyms instead."""
-        return self._words.sub(lambda match: self.pseudonyms.of(match[0]), value)
+        """A text of ours with pseudonyms where a name stands in quotes or is one of a list (`lost: k1, k2 and 3 more`).
+
+        Elsewhere a name is renamed as a whole word if it can be no other one: 8 characters or more, and neither a plain
+        word nor a number. `60 items` stays, whoever is called 60.
+        """
+        return self._spans.sub(lambda match: self.pseudonyms.of(match[0]), value)
 
     @cached_property
-    def _words(self) -> re.Pattern[str]:
-        longest_first = sorted(self.names, key=len, reverse=True)
-        return re.compile(
-            rf"(?<![\w-])(?:{'|'.join(map(re.escape, longest_first))})(?![\w-])" if self.names else "(?!)"
-        )
+    def _spans(self) -> re.Pattern[str]:
+        if not self.names:
+            return re.compile("(?!)")
+        clear = [name for name in self.names if len(name) >= _CLEAR and not name.isalpha() and not name.isdecimal()]
+        found = rf"{_BEFORE}(?:{_either(self.names)}){_AFTER}"
+        return re.compile(found + (rf"|(?<![\w-])(?:{_either(clear)})(?![\w-])" if clear else ""))
+
+
+def _either(names: Collection[str]) -> str:
+    return "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
 
 
 def read_pseudonyms(connection: sa.Connection) -> Pseudonyms | None:

@@ -92,6 +92,11 @@ erasure_keys = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("key", sa.String(64), nullable=False),  # 32 bytes in hex: what erased names are hashed with
 )
+erased_people = sa.Table(
+    "feedback_erased_people",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),  # a pseudonym
+)
 refused_lines = sa.Table(
     "feedback_refused_lines",
     metadata,

@@ -6,24 +6,28 @@ tombstone, and `erased_objects` says so: `verify` accepts a missing object only 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 from sqlalchemy import Column, ColumnElement, Connection, Engine, Table, bindparam, delete, insert, select, update
 
-from incremental_llm.errors import PreconditionFailed
+from incremental_llm.errors import PendingErasureError, PreconditionFailed
 from incremental_llm.feedback.erasure import compact_sqlite
 from incremental_llm.feedback.pseudonyms import Renames
 from incremental_llm.feedback.sequence import chunks
 from incremental_llm.registry import schema
+from incremental_llm.registry.attempts import Attempt
 from incremental_llm.registry.examples import places_in, write_examples
 from incremental_llm.registry.lineage import SAW
 from incremental_llm.registry.objects import Failpoint, ObjectStore, Tombstone
 from incremental_llm.registry.queries import read_snapshot
 from incremental_llm.registry.snapshot import Snapshot
 from incremental_llm.registry.transaction import join
+
+SAME_COMMAND = "illm feedback erase --user NAME --yes, with the name and each --also that it was begun with"
+"""How an erasure goes on. Its record knows the name as a keyed hash only."""
 
 
 class Erasure(BaseModel):
@@ -116,8 +120,8 @@ class Erasing:
     def rename(self, person: str, events: Collection[str], renames: Renames) -> None:
         """Pseudonyms in every row that names the person or one of his events, and examples as their datasets are now.
 
-        Reasons of operators and gates are texts of ours, in which names are found as whole words. A version's note is
-        under its hash, and stays.
+        In reasons of operators and gates names are found as far as they are no other word (`Renames.text`). A version's
+        note is under its hash, and stays.
         """
         uses = schema.event_uses
         with self._writing() as connection:
@@ -126,9 +130,9 @@ class Erasing:
             for table, column in (
                 (schema.quarantine, "reason"),
                 (schema.ref_moves, "reason"),
-                (schema.attempts, "body"),
             ):
-                _reword(connection, table, table.c[column], renames)
+                _reword(connection, table, table.c[column], renames.text)
+            _reword(connection, schema.attempts, schema.attempts.c.body, _attempt_without(renames))
             sources = schema.example_sources
             told = {
                 version
@@ -204,6 +208,17 @@ def erased_parts(
     return found
 
 
+def refuse_pending(erasures: Iterable[Erasure]) -> None:
+    """Raises PendingErasureError while an erasure has not ended: what it has not reached yet still holds the person."""
+    pending = [one for one in erasures if one.status == "pending"]
+    if pending:
+        raise PendingErasureError(
+            f"expected every erasure to have ended, found {pending[0].id}, begun {pending[0].begun:%Y-%m-%d %H:%M}: "
+            "what holds the person is not to be read or moved to meanwhile. Nothing was changed. Give the command that "
+            f"began it again: {SAME_COMMAND}"
+        )
+
+
 def refuse_erased(connection: Connection, target: Snapshot) -> None:
     """Raises PreconditionFailed where a version's stack was trained on somebody who has been erased since."""
     for erasure in read_erasures(connection):
@@ -224,7 +239,16 @@ def _rename(
         connection.execute(query, rows)
 
 
-def _reword(connection: Connection, table: Table, column: Column[str], renames: Renames) -> None:
+def _attempt_without(renames: Renames) -> Callable[[str], str]:
+    def reword(body: str) -> str:
+        attempt = Attempt.model_validate_json(body)
+        said = renames.text(attempt.reason)
+        return body if said == attempt.reason else attempt.model_copy(update={"reason": said}).model_dump_json()
+
+    return reword
+
+
+def _reword(connection: Connection, table: Table, column: Column[str], reword: Callable[[str], str]) -> None:
     for text in connection.scalars(select(column).distinct()).all():
-        if (said := renames.text(text)) != text:
+        if (said := reword(text)) != text:
             connection.execute(update(table).where(column == text).values({column: said}))

@@ -23,6 +23,7 @@ from incremental_llm.registry.erasure import (
     erased_parts,
     read_erasures,
     refuse_erased,
+    refuse_pending,
 )
 from incremental_llm.registry.examples import ExampleSighting
 from incremental_llm.registry.objects import Failpoint, ObjectStore, no_failpoint
@@ -286,11 +287,13 @@ class Registry:
             expected: refuse unless the ref is at this version now.
 
         Raises:
-            PreconditionFailed: no passing decision, or a stack that was trained on somebody who was erased.
+            PreconditionFailed: no passing decision, or a stack that was trained on somebody who was erased, or an
+                erasure that has not ended.
         """
         with self._write() as tx:
             _check_ref(ref)
             snapshot = resolve(tx.connection, version)
+            refuse_pending(read_erasures(tx.connection))
             refuse_erased(tx.connection, snapshot)
             if expected is not None:
                 tx.require(RefIs(name=ref, version=expected))
@@ -477,6 +480,10 @@ class Registry:
         """Who was erased, and what that concerned, oldest first."""
         with self._read() as connection:
             return read_erasures(connection)
+
+    def refuse_pending(self) -> None:
+        """Raises PendingErasureError while an erasure has not ended."""
+        refuse_pending(self.erasures())
 
     def erased_parts(self) -> dict[int, str]:
         """Version -> what of it was erased, in words, and whether it can be restored."""

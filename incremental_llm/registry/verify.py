@@ -11,7 +11,7 @@ from sqlalchemy.exc import DatabaseError
 
 from incremental_llm.errors import IncrementalError, IntegrityError
 from incremental_llm.registry import schema
-from incremental_llm.registry.erasure import erased_objects, read_erasures
+from incremental_llm.registry.erasure import SAME_COMMAND, erased_objects, read_erasures
 from incremental_llm.registry.objects import ObjectStore, Tombstone
 from incremental_llm.registry.queries import read_attempts
 from incremental_llm.registry.snapshot import Snapshot
@@ -127,7 +127,7 @@ def _verify_object(digest: str, objects: ObjectStore, stones: Mapping[str, Tombs
 def _erasures(connection: Connection) -> Iterator[Problem]:
     for erasure in read_erasures(connection):
         if erasure.status == "pending":
-            text = f"begun {erasure.begun:%Y-%m-%d %H:%M} and not ended: give the same illm feedback erase again"
+            text = f"begun {erasure.begun:%Y-%m-%d %H:%M} and not ended: it goes on with {SAME_COMMAND}"
             yield Problem(subject=f"erasure {erasure.id}", text=text)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -9,12 +10,19 @@ import pytest
 
 from incremental_llm.chat import Message
 from incremental_llm.cli import console
-from incremental_llm.cli.console import confirmed, next_steps, plain, result, table
+from incremental_llm.cli.console import command, confirmed, next_steps, plain, result, table
 from incremental_llm.errors import InputError
 
 
 class Reason(Enum):
     duplicate = "duplicate"
+
+
+@pytest.mark.parametrize("name", ["u1", "O'Hara", "a b", "$(rm -rf ~)", "`x`", "zilp ünï", ""])
+def test_a_command_holds_any_name_as_one_word(name: str) -> None:
+    said = command("illm", "feedback", "erase", "--user", name, "--yes")
+    assert shlex.split(said) == ["illm", "feedback", "erase", "--user", name, "--yes"]
+    assert ("'" in said) == (name != "u1")
 
 
 def test_plain_turns_records_into_json_types() -> None:

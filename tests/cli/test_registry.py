@@ -5,6 +5,8 @@ import json
 import pytest
 
 from incremental_llm.cli import registry
+from incremental_llm.cli.registry import _after_problems
+from incremental_llm.registry.verify import Problem
 
 
 def test_list_shows_versions_refs_and_attempts(illm, workspace) -> None:
@@ -110,3 +112,12 @@ def test_diff(illm, workspace) -> None:
     assert workspace.calls == [("diff", "0", "1")]
     assert "events: 5" in shown
     assert "removed" not in shown
+
+
+def test_an_interrupted_erasure_is_not_made_good_by_a_copy() -> None:
+    pending, damaged = Problem(subject="erasure e1", text="not ended"), Problem(subject="object ab", text="missing")
+    again = "illm feedback erase --user NAME --yes   (it goes on), then: illm registry verify"
+    copy = "restore what is damaged from a copy, then: illm registry verify"
+    assert _after_problems([pending]) == (again,)
+    assert _after_problems([damaged]) == (copy,)
+    assert _after_problems([pending, damaged]) == (copy, again)

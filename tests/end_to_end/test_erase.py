@@ -18,7 +18,7 @@ from incremental_llm.cli import erase as cli_erase
 from incremental_llm.cli import registry as cli_registry
 from incremental_llm.config import RunConfig
 from incremental_llm.erase import erase_person
-from incremental_llm.errors import InputError, IntegrityError, PreconditionFailed
+from incremental_llm.errors import InputError, IntegrityError, PendingErasureError, PreconditionFailed
 from incremental_llm.feedback import parse_event, tables
 from incremental_llm.feedback.api.groups import Entry, IdempotencyKey, Request, store_group
 from incremental_llm.feedback.api.keys import KeyTable
@@ -37,7 +37,9 @@ CANARIES = {
     "correction": "kanari-correction-55aa",
     "id": "kanari-id-c0ffee",
 }
-PIECES = ("zilpzalp", "kanari-")
+PIECES = ("zilpzalp", "kanari")
+ASKED, UNJUDGED = 5, 32  # a night: questions of his that were judged, and those that were not
+EVENTS = 3 * (4 * ASKED + UNJUDGED) + 1
 
 
 def ways(text: str) -> set[bytes]:
@@ -52,13 +54,13 @@ def ways(text: str) -> set[bytes]:
 
 
 def found_in(folder: Path, texts: tuple[str, ...] = PIECES) -> list[str]:
-    """Files below a folder whose name or bytes hold one of these."""
-    needles = {form for text in texts for form in ways(text)}
+    """Files below a folder whose name or bytes hold one of these, in either case."""
+    needles = {form.lower() for text in texts for form in ways(text)}
     return [
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*"))
         if any(form in str(path).encode() for form in needles if len(form) > 6)
-        or (path.is_file() and any(form in path.read_bytes() for form in needles))
+        or (path.is_file() and any(form in path.read_bytes().lower() for form in needles))
     ]
 
 
@@ -66,7 +68,7 @@ def of_the_person(number: int) -> list[dict[str, Any]]:
     """What the person did that night, and what others did about it."""
     clock, name = f"2026-11-{number:02d}T15", CANARIES["name"]
     events: list[dict[str, Any]] = []
-    for index in range(3):
+    for index in range(ASKED):
         asked = {"role": "user", "content": f"{CANARIES['prompt']} {number} {index}"}
         served = {
             "type": "interaction",
@@ -81,6 +83,20 @@ def of_the_person(number: int) -> list[dict[str, Any]]:
         events += [served, about | thumb | {"comment": CANARIES["comment"]}]
         events += [about | fixed | {"content": f"{CANARIES['correction']} the shop answers"}]
         events += [about | {"type": "thumb", "id": f"n{number}-other{index}", "user": "u1", "value": -1}]
+    served = events[0]
+    return events + [served | {"id": f"{CANARIES['id']}-{number}-quiet{n}"} for n in range(UNJUDGED)]
+
+
+def of_others(number: int) -> list[dict[str, Any]]:
+    """So much that was served to others, and judged, that his phrases have a lift and his topic hardly speaks."""
+    events: list[dict[str, Any]] = []
+    for index in range(110):
+        user, clock = f"u{index % 40}", f"2026-11-{number:02d}T15:00:{index % 60:02d}Z"
+        asked = {"role": "user", "content": f"What about {number} and {index}?"}
+        served = {"type": "interaction", "id": f"n{number}-o{index}", "time": clock, "conversation": f"o{index}"}
+        served |= {"user": user, "messages": [asked], "reply": f"Nothing about {index}", "model": "production"}
+        left = {"type": "abandon", "id": f"n{number}-a{index}", "time": clock, "interaction": served["id"]}
+        events += [served, left | {"user": user}]
     return events
 
 
@@ -156,7 +172,9 @@ def config(tmp_path: Path, tiny_config: Config, kept: Path) -> RunConfig:
         with Workspace.create(config) as workspace:
             for number, said in ((1, (GOOD, BAD)), (2, ("we open at nine", "we close at two"))):
                 workspace.import_feedback(
-                    write_log(logs / f"n{number}.jsonl", [*night(number, *said), *of_the_person(number)])
+                    write_log(
+                        logs / f"n{number}.jsonl", [*night(number, *said), *of_the_person(number), *of_others(number)]
+                    )
                 )
                 workspace.import_feedback(lines_that_are_refused(logs))
                 outcome = workspace.run()
@@ -187,12 +205,15 @@ def workspace(config: RunConfig) -> Iterator[Workspace]:
 def test_no_byte_of_him_is_left_and_every_promise_holds(workspace: Workspace) -> None:
     folder, registry, store = workspace.config.workspace, workspace.registry, workspace.store
     assert len(found_in(folder)) > 15  # in every kind of place
+    for path in folder.glob("runs/*/night.json"):  # phrases of his corrections, and his topic
+        said = json.loads(path.read_text(encoding="utf-8"))["night"]["mixture"]
+        assert "kanari correction 55 aa" in said and f"topic '{CANARIES['id']}'" in said, said
     before, head, counts = registry.list(), store.head(), store.counts()
 
     plan = workspace.plan_erasure(CANARIES["name"])
     assert plan.increments == (1, 2) and plan.versions == (1, 2) and plan.rebuild == (1, 2)
     assert plan.serving == ("production",)
-    assert len(plan.found.events) == 3 * 12 + 1
+    assert len(plan.found.events) == EVENTS
     assert len(found_in(folder)) > 15 and registry.erasures() == ()  # a plan changes nothing
 
     report = workspace.erase(CANARIES["name"])
@@ -240,7 +261,7 @@ def test_what_was_erased_does_not_come_back_and_new_feedback_does(workspace: Wor
     store = workspace.store
     before = store.counts()
     again = workspace.import_feedback(write_log(tmp_path / "again.jsonl", [*of_the_person(1), *of_the_person(2)]))
-    assert (again.added, len(again.refused)) == (0, 24)
+    assert (again.added, len(again.refused)) == (0, 2 * (4 * ASKED + UNJUDGED))
     assert {row.reason.split(":")[0] for row in again.refused} == {
         "it was erased with the person it was from, or is about what was"
     }
@@ -257,24 +278,66 @@ def test_what_was_erased_does_not_come_back_and_new_feedback_does(workspace: Wor
     assert len(workspace.registry.erasures()) == 2
 
 
+def test_whoever_is_only_in_a_message_that_is_no_event_is_erased_too(workspace: Workspace) -> None:
+    row = {"topic": "t", "partition": 0, "offset_number": 9, "digest": "9" * 64, "time_ms": None, "size": 1}
+    row |= {"reason": "expected JSON", "message_key": None, "value": b'{"user": "u-9", "said"'}
+    with workspace.store.writing() as connection:
+        connection.execute(sa.insert(tables.parked_messages), [row])
+    with pytest.raises(InputError, match=r"expected text of 6 characters or more .* found --also 'a'"):
+        workspace.erase("u-9", ["a"])
+    with pytest.raises(InputError, match="found none called 'u-99'"):
+        workspace.plan_erasure("u-99")
+    assert workspace.plan_erasure("u-9").rows["feedback_parked_messages"] == 1
+    report = workspace.erase("u-9")
+    assert (report.record.status, report.record.events, report.rebuild) == ("erased", 0, ())
+    assert workspace.registry.verify() == []
+    with pytest.raises(InputError, match="found none since erasure"):
+        workspace.erase("u-9")
+
+
 def test_the_command_shows_a_plan_first(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (cli_erase, cli_registry):
         monkeypatch.setattr(module, "opened", lambda *given: contextlib.nullcontext(workspace))
     command = ["feedback", "erase", "--user", CANARIES["name"]]
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.output
-    for said in ("37 events", "in the weights of versions: 1, 2", "to make again: 2 increments", "replay buffer"):
+    for said in (
+        f"{EVENTS} events",
+        "in the weights of versions: 1, 2",
+        "to make again: 2 increments",
+        "replay buffer",
+    ):
         assert said in shown.output
+    assert f"illm feedback erase --user '{CANARIES['name']}' --yes" in shown.output
     plan = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert plan["rows"]["feedback_events"] == EVENTS and plan["unsure"] == []
     assert plan["rebuild"] == [1, 2] and plan["serving"] == ["production"] and plan["rebuild_seconds"] > 0
     assert {Path(one["path"]).name for one in plan["outside"]} == {"n1.jsonl", "n2.jsonl", "n3.jsonl", "refused.jsonl"}
     assert workspace.registry.erasures() == ()
     done = CliRunner().invoke(app, [*command, "--yes"])
     assert done.exit_code == 0, done.output
-    assert "illm rebuild" in done.output and "37 events have left tombstones" in done.output
+    assert "illm rebuild" in done.output and f"{EVENTS} events have left tombstones" in done.output
     verified = CliRunner().invoke(app, ["registry", "verify"])
     assert verified.exit_code == 0 and "version 2: erased parts (replay, " in verified.output
     assert CliRunner().invoke(app, [*command, "--yes"]).exit_code == 2
+
+
+def refuses_to_read(workspace: Workspace) -> None:
+    """What reads or moves production says how the erasure goes on, and changes nothing."""
+    out = workspace.config.workspace.parent / "out"
+    for call in (
+        workspace.run,
+        workspace.plan,
+        workspace.compile_preview,
+        workspace.representation,
+        lambda: workspace.online(out),
+        lambda: workspace.export("production", out),
+        lambda: workspace.report(out),
+        lambda: workspace.promote(1),
+    ):
+        with pytest.raises(PendingErasureError, match="illm feedback erase --user NAME --yes"):
+            call()
+    assert not out.exists()
 
 
 def killed_and_made_good(config: RunConfig, kept: Path, step: str) -> None:
@@ -295,12 +358,13 @@ def killed_and_made_good(config: RunConfig, kept: Path, step: str) -> None:
         assert bool(problems) == (record.status == "pending"), (step, problems)
         assert all("not ended" in str(problem) for problem in problems), (step, problems)
         if record.status == "pending":
+            refuses_to_read(workspace)
             workspace.erase(CANARIES["name"])
         (done,) = workspace.registry.erasures()
-        assert (done.id, done.status, done.versions, done.events) == (record.id, "erased", (1, 2), 37), step
+        assert (done.id, done.status, done.versions, done.events) == (record.id, "erased", (1, 2), EVENTS), step
         assert found_in(config.workspace) == [], step
         assert workspace.registry.verify() == [], step
-        assert workspace.store.counts()["erased"] == 37, step
+        assert workspace.store.counts()["erased"] == EVENTS, step
 
 
 @pytest.mark.parametrize("step", ["record pending", "object dataset", "registry rows", "store rows"])

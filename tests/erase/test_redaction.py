@@ -12,8 +12,10 @@ from incremental_llm.dataset import (
     Drop,
     DropReason,
     Example,
+    Lift,
     PairExample,
     SftExample,
+    TrustReport,
     UnpairedExample,
 )
 from incremental_llm.erase.redaction import Redaction, redact_json
@@ -74,6 +76,37 @@ def test_a_dataset_loses_examples_and_keeps_its_account() -> None:
     assert PERSON not in {word for row in left.drops for word in row.users}
 
 
+def test_phrases_of_a_night_that_read_him_go() -> None:
+    lift = Lift(phrase="theirs", score=20, examples=5, taught=9, known=0, reference=100, people=1, young=0, held=False)
+    made = CompiledDataset(
+        sft=(),
+        pairs=(),
+        unpaired=(),
+        drops=(),
+        corrections=(),
+        account={"i1": "used", "k2": "duplicate"},
+        outcomes={},
+        first_seq=1,
+        last_seq=9,
+        superseded=frozenset(),
+        trust=TrustReport(people=3, lifts=(lift,)),
+        settings=CompileSettings(),
+    )
+    assert WITHOUT.dataset(made).trust == TrustReport(people=3)
+    another = made.model_copy(update={"account": {"k2": "duplicate"}})
+    assert WITHOUT.dataset(another) == another
+
+
+def test_notes_of_a_night_that_read_him_go() -> None:
+    said = "Replay: +3 old rows interleaved (4.8 % of 62). 'theirs': in 5 of 9 taught replies. topic 'his'"
+    shown = {"answers": [], "reasons": [], "checks": [], "mixture": said, "refused_lines": []}
+    entry = {"candidate": "c" * 64, "night": shown}
+    assert WITHOUT.night(entry)["night"]["mixture"] == said
+    left = WITHOUT.night(entry, read_him=True)
+    assert left["night"]["mixture"].startswith("Replay: +3 old rows interleaved (4.8 % of 62). [other notes")
+    assert "his'" not in left["night"]["mixture"] and WITHOUT.night(left, read_him=True) == left
+
+
 def test_a_buffer_loses_items_and_offers_of_theirs() -> None:
     held = ReplayBuffer().updated(EXAMPLES, increment=1, seed=0)
     left = WITHOUT.buffer(held)
@@ -99,18 +132,19 @@ def test_a_report_keeps_every_outcome() -> None:
 
 
 def test_a_decision_keeps_its_verdict() -> None:
-    check = Check(name="corrections", kind="corrections", passed=False, reason="lost k1, k12", lost=("k1", "k12"))
+    check = Check(name="corrections", kind="corrections", passed=False, reason="lost: k1, k12", lost=("k1", "k12"))
     decided = Decision(
         passed=False,
         stack_digest="s" * 64,
         production_digest="p" * 64,
         checks=(check,),
-        reasons=("lost k1, k12 by u1",),
-        negative_flips=("k1",),
+        reasons=("lost: k1, k12", "60 items of 'u1'"),
+        negative_flips=("corrections/k1", "k1", "k1/k2"),
         policy_digest="d" * 64,
     )
     left = WITHOUT.decision(decided)
-    assert left.reasons == (f"lost {of('k1')}, k12 by {of('u1')}",) and left.negative_flips == (of("k1"),)
+    assert left.reasons == (f"lost: {of('k1')}, k12", f"60 items of '{of('u1')}'")
+    assert left.negative_flips == (f"corrections/{of('k1')}", of("k1"), "k1/k2")
     assert left.checks[0].lost == (of("k1"), "k12") and (left.passed, left.stack_digest) == (False, "s" * 64)
 
 
@@ -128,10 +162,15 @@ def test_each_json_object_is_known_by_what_it_holds() -> None:
 
 def test_a_night_keeps_its_figures_and_no_line_keeps_what_it_quotes() -> None:
     answer = {"suite": "s", "question": "q", "before": "b", "after": "a", "before_correct": True, "after_correct": None}
-    shown = {"answers": [answer], "reasons": ["lost k1"], "checks": [{"name": "n", "reason": "k1"}], "mixture": "k1."}
+    shown = {
+        "answers": [answer],
+        "reasons": ["lost: k1"],
+        "checks": [{"name": "n", "reason": "'k1'"}],
+        "mixture": "'k1'",
+    }
     shown |= {"refused_lines": ["d/log.jsonl line 3: value: expected 1, found 'x'", "odd"], "seconds": 3.0}
     for candidate, said in (("c" * 64, "a"), ("t" * 64, "")):
         left = WITHOUT.night({"time": "t", "candidate": candidate, "night": shown})["night"]
         assert left["answers"][0]["after"] == said and left["answers"][0]["question"] == "q"
         assert left["refused_lines"] == ["d/log.jsonl line 3: value: expected 1 [what was found is erased]", "odd"]
-        assert (left["reasons"], left["mixture"], left["seconds"]) == ([f"lost {of('k1')}"], f"{of('k1')}.", 3.0)
+        assert (left["reasons"], left["mixture"], left["seconds"]) == ([f"lost: {of('k1')}"], f"'{of('k1')}'", 3.0)

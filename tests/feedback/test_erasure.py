@@ -25,9 +25,12 @@ from incremental_llm.feedback.erasure import (
     belongings,
     check_rules,
     compact,
+    doubtful,
     erase_rows,
     is_tombstone,
+    mentioned,
     pseudonyms,
+    rows_to_change,
     without_quotes,
 )
 from incremental_llm.feedback.erasure.rules import every_rule
@@ -70,10 +73,24 @@ def put(store: FeedbackStore, *events: dict[str, Any]) -> Any:
     return store.append([parse_event(event) for event in events])
 
 
-def erase(store: FeedbackStore, person: str) -> dict[str, int]:
+def erased_of(store: FeedbackStore, person: str) -> Erased:
     names, found = pseudonyms(store), belongings(store, person)
-    needles = Needles((person,), found.texts)
-    return dict(erase_rows(store, Erased("e1", person, found.events, found.naming, needles, names)))
+    return Erased("e1", person, found.events, found.naming, Needles(person, found.texts), names)
+
+
+def erase(store: FeedbackStore, person: str) -> dict[str, int]:
+    return dict(erase_rows(store, erased_of(store, person)))
+
+
+def park(store: FeedbackStore, **values: bytes) -> None:
+    """Messages that became no event, each in a topic of its own."""
+    rows = [
+        {"topic": name, "partition": 0, "offset_number": 0, "digest": "d" * 64, "time_ms": 1, "size": 9}
+        | {"reason": "expected JSON, found 'x'", "message_key": None, "value": value}
+        for name, value in values.items()
+    ]
+    with store.writing() as connection:
+        connection.execute(sa.insert(tables.parked_messages), rows)
 
 
 def bodies(store: FeedbackStore) -> dict[str, dict[str, Any]]:
@@ -137,21 +154,48 @@ def test_what_was_erased_is_known_when_it_comes_again(store: FeedbackStore) -> N
     assert store.waiting_count() == 0
 
 
+class Message:
+    def __init__(self, offset: int, value: bytes) -> None:
+        self._offset, self._value = offset, value
+
+    topic, key, partition = (lambda self: "t"), (lambda self: b"u1"), (lambda self: 0)
+    timestamp, offset, value = (lambda self: (1, 5)), (lambda self: self._offset), (lambda self: self._value)
+
+
+def consumed(store: FeedbackStore, *values: bytes, group: str = "g") -> None:
+    batch = Batch(StreamSettings(brokers="b", topic="t", group=group))
+    for offset, value in enumerate(values):
+        batch.add(Message(offset, value))  # type: ignore[arg-type]
+    store.append(batch.events, also=batch.save)
+
+
+def test_what_names_the_erased_is_parked_without_its_bytes(store: FeedbackStore) -> None:
+    put(store, served("i1", "u1", "a secret of theirs"))
+    erase(store, "u1")
+    whole = json.dumps(served("i1", "u3", "a secret of theirs")).encode()
+    spoilt = (whole.replace(b'"m"', b"7"), whole[:-4], b'{"interaction" : "i1", "value": 7', b'[{"user":"u\\u0031"}]')
+    others = (b'{"user": "u2", "comment": "the user\\": \\"u1"}', b'{"id": 7}', b"\xff u1", b'{"id": "\\ud800"}')
+    consumed(store, *spoilt, *others)
+    found = parked(store)
+    assert [one.value for one in found] == [None] * 4 + list(others)
+    assert all(one.key is None and "theirs" not in one.reason for one in found[:4])
+
+
+def test_a_message_that_was_erased_where_it_was_parked_stays_so(store: FeedbackStore) -> None:
+    put(store, served("i1", "u9", words := "a secret of theirs that is a long one"))
+    values = (words.encode(), b'{"type": "thumb"}')
+    consumed(store, *values)
+    erase(store, "u9")
+    before = parked(store)
+    assert [one.value for one in before] == [None, values[1]]
+    consumed(store, *values, group="another")
+    assert parked(store) == before
+
+
 def test_a_message_that_is_erased_is_parked_without_its_bytes(store: FeedbackStore) -> None:
     put(store, served("i1", "u1", "a secret of theirs"))
     erase(store, "u1")
-
-    class Message:
-        def __init__(self, offset: int, event: dict[str, Any]) -> None:
-            self._offset, self._value = offset, json.dumps(event).encode()
-
-        topic, key, partition = (lambda self: "t"), (lambda self: b"u1"), (lambda self: 0)
-        timestamp, offset, value = (lambda self: (1, 5)), (lambda self: self._offset), (lambda self: self._value)
-
-    batch = Batch(StreamSettings(brokers="b", topic="t", group="g"))
-    for offset, event in enumerate((served("i1", "u1", "a secret of theirs"), {"type": "thumb"})):
-        batch.add(Message(offset, event))  # type: ignore[arg-type]
-    store.append(batch.events, also=batch.save)
+    consumed(store, json.dumps(served("i1", "u1", "a secret of theirs")).encode(), b'{"type": "thumb"}')
     one, other = parked(store)
     assert (one.key, one.value) == (None, None) and "erased" in one.reason
     assert other.value == b'{"type": "thumb"}'
@@ -181,19 +225,78 @@ def test_parked_messages_go_by_name_and_by_words(store: FeedbackStore) -> None:
         "name": b'{"user":"u1"',
         "escaped": json.dumps({"said": words + " \u00e9"}).encode(),
         "another": b'{"user":"u12"}',
-        "part of a word": b"menu1",
+        "part": b"menu1",
     }
-    rows = [
-        {"topic": name, "partition": 0, "offset_number": 0, "digest": "d" * 64, "time_ms": 1, "size": 9}
-        | {"reason": "expected JSON, found 'x'", "message_key": None, "value": value}
-        for name, value in values.items()
-    ]
-    with store.writing() as connection:
-        connection.execute(sa.insert(tables.parked_messages), rows)
+    park(store, **values)
     assert erase(store, "u1")["feedback_parked_messages"] == 2
     left: dict[str, ParkedMessage] = {one.topic: one for one in parked(store)}
     assert {name for name, one in left.items() if one.value is None} == {"name", "escaped"}
     assert left["another"].reason == "expected JSON, found 'x'" and left["name"].digest != "d" * 64
+
+
+COMMON = ("user", "reply", "role", "kind", "1", "red", "home")
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_a_name_that_is_a_common_word_is_nobody_elses(store: FeedbackStore, name: str) -> None:
+    put(store, served("i1", name), served("i2", "u2"))
+    words = {"type": "thumb", "user": "u2", "id": "1x", "value": 1, "comment": f"the {name} said {COMMON}"}
+    broken = f'{{"user": "u2", "kind": 1, "comment": "{name}'.encode()
+    park(store, json=json.dumps(words).encode(), broken=broken, his=json.dumps(words | {"user": name}).encode())
+    with store.writing() as connection:
+        rows = [{"source": f"/home/{name}/log.jsonl", "offset_bytes": 1, "lines": 1, "digest": "d"}]
+        rows += [{"source": f"/logs/{name}.jsonl", "offset_bytes": 1, "lines": 1, "digest": "d"}]
+        connection.execute(sa.insert(tables.marks), rows)
+    with store.reading() as connection:
+        unsure = list(doubtful(connection, erased_of(store, name)))
+    assert unsure == ["parked message broken/0/0", "parked message json/0/0"]  # for a person to look at
+    planned = rows_to_change(store, erased_of(store, name))
+    assert planned == {"feedback_events": 1, "feedback_parked_messages": 1, "feedback_refused_lines": 1}
+    assert bodies(store).keys() == {"i1", "i2"}  # that was a plan
+    assert erase(store, name) == planned
+    assert {one.topic for one in parked(store) if one.value is None} == {"his"}
+    assert store.mark(f"/home/{name}/log.jsonl") and not store.mark(f"/logs/{name}.jsonl")
+
+
+def test_a_long_name_is_found_in_what_is_no_json(store: FeedbackStore) -> None:
+    put(store, served("i1", "zilpzalp-7"))
+    park(
+        store, broken=b"no JSON of zilpzalp-7, as it is", other=b"no JSON of zilpzalp-77", key=b'{"from": "zilpzalp-7"}'
+    )
+    erase(store, "zilpzalp-7")
+    assert {one.topic for one in parked(store) if one.value is None} == {"broken", "key"}
+
+
+def test_whoever_is_only_in_what_became_no_event_is_mentioned(store: FeedbackStore) -> None:
+    def is_there(name: str) -> bool:
+        with store.reading() as connection:
+            return mentioned(connection, erased_of(store, name))
+
+    assert not is_there("u1")
+    park(store, t=b'{"user":"u1", "value"')
+    line = {"source": "a.jsonl", "line": 1, "reason": "time: expected ISO 8601, found 'u2'"}
+    with store.writing() as connection:
+        connection.execute(sa.insert(tables.refused_lines), [line])
+    assert is_there("u1") and is_there("u2") and not is_there("u3") and not is_there("value")
+
+
+def test_needles_are_found_in_either_case_across_blocks_and_in_every_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [f"{n} things that only THEY have said, \u00dcberall {n}" for n in range(400)]
+    needles = Needles("Zilpzalp", said, ("ann@example.org",))
+    path, text = tmp_path / "file", said[399].lower().encode()
+    monkeypatch.setattr("incremental_llm.feedback.erasure.needles._BLOCK", 64)
+    for start in range(0, 80):
+        path.write_bytes(b"." * start + text + b"." * 9)
+        assert needles.in_file(path), start
+        path.write_bytes(b"." * start + text[:-1])
+        assert not needles.in_file(path), start
+    assert (
+        needles.in_bytes(b"by zilpzalp.") and not needles.in_bytes(b"by zilpzalps") and not needles.named(b"zilpzalp")
+    )
+    assert needles.his(b"<ANN@example.org>") and not needles.his(b"Zilpzalp") and needles.named(b"Zilpzalp")
+    assert not Needles("u1").in_bytes(b"") and not Needles("u1").his(b"x" * 99)
 
 
 def test_a_table_without_a_rule_stops_it(store: FeedbackStore) -> None:
@@ -234,15 +337,19 @@ def test_a_reason_keeps_nothing_that_it_quotes(reason: str, left: str) -> None:
     assert short == f"{left} [what was found is erased]" and without_quotes(short) == short
 
 
-def test_names_are_renamed_as_whole_words() -> None:
+def test_names_are_renamed_where_they_are_no_other_word() -> None:
     from incremental_llm.feedback.pseudonyms import Pseudonyms
 
-    names = Renames({"k1", "u-1", "ü(1"}, Pseudonyms(b"k"))
+    names = Renames({"k1", "60", "items", "user-0815", "zilpzalpig"}, Pseudonyms(b"k"))
     of = names.pseudonyms.of
-    assert names.text("lost: k1, k12, u-1.") == f"lost: {of('k1')}, k12, {of('u-1')}."
-    assert names.text("xu-1 u-1x k1-a ü(1") == f"xu-1 u-1x k1-a {of('ü(1')}"
+    assert names.text("lost: k1, k12, 60 and 3 more.") == f"lost: {of('k1')}, k12, {of('60')} and 3 more."
+    assert names.text("at most 1 may be: corrections/60.") == f"at most 1 may be: corrections/{of('60')}."
+    assert names.text("ends 'k1' and \"items\"") == f"ends '{of('k1')}' and \"{of('items')}\""
+    assert names.text("told by user-0815, not user-08151") == f"told by {of('user-0815')}, not user-08151"
+    said = "old: 60.5 -> 45.0 (-15.5, interval -20.0 to -60, 60 items): worse; 60 of 60 items, of zilpzalpig"
+    assert names.text(said) == said
     assert (names.name("k1"), names.name("k2")) == (of("k1"), "k2")
-    assert Renames((), Pseudonyms(b"k")).text("k1") == "k1"
+    assert Renames((), Pseudonyms(b"k")).text("'k1'") == "'k1'"
     assert Pseudonyms(b"k").of("k1") != Pseudonyms(b"l").of("k1")
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-from incremental_llm.errors import InputError, IntegrityError, PreconditionFailed
+from incremental_llm.errors import InputError, IntegrityError, PendingErasureError, PreconditionFailed
 from incremental_llm.feedback.pseudonyms import Pseudonyms, Renames
 from incremental_llm.registry import Erasure, EventUse, adapters_holding
 from incremental_llm.registry.objects import Tombstone
@@ -68,8 +68,15 @@ def test_a_gap_that_no_erasure_made_is_a_problem(world):
 
 def test_an_interrupted_erasure_is_a_problem(world):
     erasure(world, status="pending")
-    assert "begun 2026-11-28 00:00 and not ended" in str(world.registry.verify()[0])
+    version = world.night().version
+    assert "begun 2026-11-28 00:00 and not ended: it goes on with illm feedback erase" in str(
+        world.registry.verify()[0]
+    )
+    for refused in (world.registry.refuse_pending, lambda: world.registry.promote(version)):
+        with pytest.raises(PendingErasureError, match=r"found e1, begun .* illm feedback erase --user NAME --yes"):
+            refused()
     erasure(world)
+    world.registry.refuse_pending()
     assert world.registry.verify() == [] and [one.status for one in world.registry.erasures()] == ["erased"]
 
 
@@ -114,7 +121,7 @@ def test_rows_lose_the_names_and_keep_their_counts(world):
     stack = world.candidate(world.registry.head())
     adapter = stack.adapters[-1]
     decision = world.decision(stack, passed=False)
-    refused = {"parent": 1, "seqs": [1], "reason": "lost k1, k12 of u1", "adapter": adapter, "uses": uses[:1]}
+    refused = {"parent": 1, "seqs": [1], "reason": "lost: k1, k12, by 'u1'", "adapter": adapter, "uses": uses[:1]}
     world.registry.record_attempt(**refused, decision=decision)
     names = Renames({"u1", "k1"}, Pseudonyms(b"k"))
     of, erasing = names.pseudonyms.of, world.registry.erasing()
@@ -127,10 +134,10 @@ def test_rows_lose_the_names_and_keep_their_counts(world):
         assert [s.outcome for s in world.registry.sightings(of("k1"))] == ["used", "used"]
         assert world.registry.sightings("k1") == () and len(world.registry.sightings("k12")) == 1
         assert world.registry.adapters_that_saw("u1") == () and world.registry.adapters_that_saw("r1") != ()
-        assert world.registry.attempts()[0].reason == f"lost {of('k1')}, k12 of {of('u1')}"
+        assert world.registry.attempts()[0].reason == f"lost: {of('k1')}, k12, by '{of('u1')}'"
     erasing.compact()
     for path in (world.root / "registry").glob("registry.db*"):
-        assert b"k1\x00" not in path.read_bytes() and b"of u1" not in path.read_bytes()
+        assert b"k1\x00" not in path.read_bytes() and b"by 'u1" not in path.read_bytes()
 
 
 def test_what_took_the_place_of_an_adapter_holds_what_it_held(world):

@@ -52,11 +52,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one event; `waiting` is stored too, and waits for its interaction."""
+    """What became of one event; `waiting` is stored too, and waits for its interaction.
+
+    One that is `erased`, or about what is, was refused for that.
+    """
 
     id: str
     outcome: Literal["added", "waiting", "duplicate", "refused"]
     reason: str = ""
+    erased: bool = False
 
 
 Outcomes = tuple[Outcome, ...]
@@ -150,14 +154,14 @@ def _with_first_times(connection: sa.Connection, entries: Sequence[Entry]) -> li
 
 
 def _outcomes(connection: sa.Connection, events: Sequence[Event], report: AppendReport) -> Iterable[Outcome]:
-    refused = {one.position: one.reason for one in report.refused}
+    refused = {one.position: one for one in report.refused}
     repeated = frozenset(report.repeated)
     waiting: set[str] = set()
     for ids in chunks(event.id for event in events if references(event)):
         waiting.update(connection.scalars(_WITHOUT_NUMBER, {"ids": ids}))
     for position, event in enumerate(events):
         if position in refused:
-            yield Outcome(event.id, "refused", refused[position])
+            yield Outcome(event.id, "refused", refused[position].reason, refused[position].erased)
         elif position in repeated:
             yield Outcome(event.id, "duplicate")
         else:

@@ -58,6 +58,8 @@ class Service:
         self.take(caller, [entry], 1)
         (outcome,) = await self._stored(caller, [entry], len(body))
         if outcome.outcome == "refused":
+            if outcome.erased:
+                raise Problem(409, "an event of nobody who was erased", outcome.reason, "Do not send it again.")
             do = "Correct the id, or leave it out."
             raise Problem(409, "an id that is new, or the same event again", outcome.reason, do)
         return _told(outcome, entry, caller)

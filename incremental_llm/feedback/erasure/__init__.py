@@ -11,13 +11,23 @@ known and refused when it comes again. A table that another part of the package 
 from __future__ import annotations
 
 from incremental_llm.feedback.erasure.belongings import Belongings, belongings
-from incremental_llm.feedback.erasure.needles import Needles
+from incremental_llm.feedback.erasure.needles import SHORTEST_ALSO, Needles
 from incremental_llm.feedback.erasure.reasons import without_quotes
-from incremental_llm.feedback.erasure.rules import Erased, TableRule, check_rules, compact, compact_sqlite, erase_rows
+from incremental_llm.feedback.erasure.rules import (
+    Erased,
+    TableRule,
+    check_rules,
+    compact,
+    compact_sqlite,
+    erase_rows,
+    rows_to_change,
+)
+from incremental_llm.feedback.erasure.strays import doubtful, mentioned
 from incremental_llm.feedback.pseudonyms import ERASED, Pseudonyms, is_tombstone, pseudonyms
 
 __all__ = [
     "ERASED",
+    "SHORTEST_ALSO",
     "Belongings",
     "Erased",
     "Needles",
@@ -27,8 +37,11 @@ __all__ = [
     "check_rules",
     "compact",
     "compact_sqlite",
+    "doubtful",
     "erase_rows",
     "is_tombstone",
+    "mentioned",
     "pseudonyms",
+    "rows_to_change",
     "without_quotes",
 ]

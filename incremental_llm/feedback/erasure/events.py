@@ -1,4 +1,4 @@
-"""The rules of the tables that hold events, and of what the ways in leave beside them."""
+"""The rules of the tables that hold events; `strays` has what the ways in leave beside them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from incremental_llm.feedback import tables
-from incremental_llm.feedback.erasure.reasons import without_quotes
 from incremental_llm.feedback.erasure.rules import Erased, TableRule
+from incremental_llm.feedback.erasure.strays import erase_parked, erase_refused
 from incremental_llm.feedback.pseudonyms import ERASED
 from incremental_llm.feedback.sequence import chunks
 
@@ -74,40 +74,12 @@ def _rename_in_changes(connection: sa.Connection, erased: Erased) -> int:
     return count
 
 
-def _erase_parked(connection: sa.Connection, erased: Erased) -> int:
-    """A parked message is no event, and nobody's by an index: it is searched for his names and words."""
-    table, count = tables.parked_messages, 0
-    keys = list(table.primary_key.columns)
-    places = connection.execute(sa.select(*keys).where(table.c.value.is_not(None) | table.c.message_key.is_not(None)))
-    for place in places.all():
-        here = sa.and_(*(column == place._mapping[column.name] for column in keys))
-        row = connection.execute(sa.select(table.c.message_key, table.c.value, table.c.reason).where(here)).one()
-        said = (row.message_key or b"", row.value or b"", row.reason.encode())
-        if any(erased.needles.in_bytes(part) for part in said):
-            blank = {"message_key": None, "value": None, "reason": without_quotes(row.reason)}
-            digest = erased.pseudonyms.of(place.digest)
-            connection.execute(sa.update(table).where(here).values(**blank, digest=digest))
-            count += 1
-    return count
-
-
-def _erase_refused(connection: sa.Connection, erased: Erased) -> int:
-    """Reasons quote lines that became no event, whose they are is not known: no reason keeps what it quotes.
-
-    A source whose very name tells of the person is forgotten: imported again, it adds nothing.
-    """
-    lines, marks, count = tables.refused_lines, tables.marks, 0
-    for source in connection.scalars(sa.select(marks.c.source).union(sa.select(lines.c.source))).all():
-        if erased.needles.in_bytes(source.encode("utf-8", "surrogateescape")):
-            for table in (lines, marks):
-                count += connection.execute(sa.delete(table).where(table.c.source == source)).rowcount
-    rows = connection.execute(sa.select(lines.c.source, lines.c.line, lines.c.reason)).all()
-    for row in rows:
-        if (short := without_quotes(row.reason)) != row.reason:
-            here = sa.and_(lines.c.source == row.source, lines.c.line == row.line)
-            connection.execute(sa.update(lines).where(here).values(reason=short))
-            count += 1
-    return count
+def _note_person(connection: sa.Connection, erased: Erased) -> int:
+    """Under a pseudonym, so that a message of theirs that is no event is parked without its bytes."""
+    name, table = erased.pseudonyms.of(erased.person), tables.erased_people
+    if connection.execute(sa.select(table).where(table.c.name == name)).first() is None:
+        connection.execute(sa.insert(table).values(name=name))
+    return 0
 
 
 def _nothing(connection: sa.Connection, erased: Erased) -> int:
@@ -116,9 +88,10 @@ def _nothing(connection: sa.Connection, erased: Erased) -> int:
 
 
 RULES = (
+    TableRule((tables.erased_people.name,), _note_person),
     TableRule((tables.events.name, tables.links.name, tables.waits.name), _erase_events),
-    TableRule((tables.parked_messages.name,), _erase_parked),
-    TableRule((tables.refused_lines.name, tables.marks.name), _erase_refused),
+    TableRule((tables.parked_messages.name,), erase_parked),
+    TableRule((tables.refused_lines.name, tables.marks.name), erase_refused),
     TableRule(
         (tables.counters.name, tables.arrivals.name, tables.stream_positions.name, tables.erasure_keys.name), _nothing
     ),

@@ -5,15 +5,17 @@ A table without a rule stops an erasure before it begins: what nobody has though
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from incremental_llm.errors import IncrementalError, InputError
 from incremental_llm.feedback.erasure.needles import Needles
 from incremental_llm.feedback.pseudonyms import Pseudonyms
+from incremental_llm.feedback.tables import links_of
 
 if TYPE_CHECKING:
     from incremental_llm.feedback.store import FeedbackStore
@@ -31,6 +33,15 @@ class Erased:
     naming: frozenset[str]
     needles: Needles
     pseudonyms: Pseudonyms
+
+    def is_named_by(self, body: Mapping[str, Any]) -> bool:
+        """Whether a field of a JSON object is exactly the person, or one of his events."""
+        links = links_of(body, every=True)
+        named = {
+            body.get("id") if isinstance(body.get("id"), str) else None,
+            *(to for kind, to in links if kind == "event"),
+        }
+        return ("person", self.person) in links or not self.events.isdisjoint(named)
 
 
 @dataclass(frozen=True)
@@ -68,15 +79,29 @@ def check_rules(store: FeedbackStore, rules: Collection[TableRule] | None = None
 
 def erase_rows(store: FeedbackStore, erased: Erased) -> Mapping[str, int]:
     """Apply every rule in one transaction; changed rows by the first table of each rule, where there were any."""
-    changed: dict[str, int] = {}
     with store.writing() as connection:
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA secure_delete=ON").close()
-        there = set(sa.inspect(connection).get_table_names())
-        for rule in every_rule():
-            if there.issuperset(rule.tables) and (count := rule.erase(connection, erased)):
-                changed[rule.tables[0]] = count
+        return _applied(connection, erased)
+
+
+def rows_to_change(store: FeedbackStore, erased: Erased) -> Mapping[str, int]:
+    """What `erase_rows` would return: the rules are applied and taken back, so that a plan cannot say otherwise."""
+    with contextlib.suppress(_TakenBack), store.writing() as connection:
+        changed = _applied(connection, erased)
+        raise _TakenBack
     return changed
+
+
+class _TakenBack(Exception):
+    """Ends a transaction without a commit."""
+
+
+def _applied(connection: sa.Connection, erased: Erased) -> dict[str, int]:
+    there = set(sa.inspect(connection).get_table_names())
+    rules = [rule for rule in every_rule() if there.issuperset(rule.tables)]
+    changed = {rule.tables[0]: rule.erase(connection, erased) for rule in rules}
+    return {table: count for table, count in changed.items() if count}
 
 
 def compact(store: FeedbackStore) -> str:

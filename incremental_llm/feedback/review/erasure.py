@@ -13,7 +13,7 @@ from incremental_llm.feedback.sequence import chunks
 
 
 def _erase_items(connection: sa.Connection, erased: Erased) -> int:
-    """An item that stands on his events, or holds his name or words, goes with all that was decided of it.
+    """An item that stands on his events, in which he speaks or is quoted, goes with all that was decided of it.
 
     His own decisions go too; what they taught are events. An item that waited for a second opinion on his first one is
     open again, and of what others wrote nothing that quotes him stays.
@@ -30,7 +30,7 @@ def _erase_items(connection: sa.Connection, erased: Erased) -> int:
     connection.execute(sa.update(items).where(items.c.state == "waiting", undecided).values(state="open"))
     written = sa.select(decisions.c.item, decisions.c.reviewer, decisions.c.content)
     for row in connection.execute(written.where(decisions.c.content.is_not(None))).all():
-        if erased.needles.in_bytes(row.content.encode()):
+        if erased.needles.his(row.content.encode()):
             here = sa.and_(decisions.c.item == row.item, decisions.c.reviewer == row.reviewer)
             connection.execute(sa.update(decisions).where(here).values(content=None))
             count += 1
@@ -40,7 +40,10 @@ def _erase_items(connection: sa.Connection, erased: Erased) -> int:
 def _is_his(body: str, erased: Erased) -> bool:
     item = json.loads(body)
     stands_on = (*item["sources"], item["interaction"], item["other_interaction"])
-    return any(name in erased.events for name in stands_on) or erased.needles.in_bytes(body.encode())
+    people = (*item["authors"], *(voice["who"] for voice in item["voices"]))
+    return (
+        any(name in erased.events for name in stands_on) or erased.person in people or erased.needles.his(body.encode())
+    )
 
 
 def _delete(connection: sa.Connection, gone: Collection[str]) -> None:

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from incremental_llm.feedback import FeedbackStore, parse_event
 from incremental_llm.feedback.api.app import create_app
+from incremental_llm.feedback.erasure import Erased, Needles, belongings, erase_rows, pseudonyms
 from incremental_llm.lock import exclusive
 
 
@@ -57,6 +58,14 @@ def test_an_equal_event_is_a_duplicate_and_another_of_its_id_a_conflict(api, mak
     assert other.status_code == 409
     assert "'i1' is stored with other content" in other.json()["error"]["found"]
     assert api.stored() == ["i1"]
+
+
+def test_an_erased_event_is_not_to_be_sent_again(api, make_interaction) -> None:
+    api.post("/v1/interactions", make_interaction(id="i1", user="u-gone"))
+    names, found = pseudonyms(api.store), belongings(api.store, "u-gone")
+    erase_rows(api.store, Erased("e1", "u-gone", found.events, found.naming, Needles("u-gone"), names))
+    again = api.post("/v1/interactions", make_interaction(id="i1", user="u-gone"))
+    assert (again.status_code, again.json()["error"]["do"]) == (409, "Do not send it again.")
 
 
 def test_a_time_that_the_client_gave_is_part_of_what_it_said(api, make_interaction) -> None:

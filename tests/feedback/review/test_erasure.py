@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from incremental_llm.feedback.erasure import Erased, Needles, belongings, check_rules, erase_rows, pseudonyms
 from incremental_llm.feedback.review.erasure import RULES
 from incremental_llm.feedback.review.tables import metadata
@@ -9,7 +11,7 @@ from incremental_llm.feedback.review.tables import metadata
 
 def erase(world, person: str) -> int:
     names, found = pseudonyms(world.store), belongings(world.store, person)
-    erased = Erased("e1", person, found.events, found.naming, Needles((person,), found.texts), names)
+    erased = Erased("e1", person, found.events, found.naming, Needles(person, found.texts), names)
     return dict(erase_rows(world.store, erased)).get("feedback_review_items", 0)
 
 
@@ -40,3 +42,12 @@ def test_a_reviewer_leaves_and_his_first_opinion_does_too(make) -> None:
     assert world.queue.get(item).state == "open"
     assert world.decide(item, "r2", "accept").state == "waiting"
     assert world.decide(item, "r3", "accept").state == "done"
+
+
+@pytest.mark.parametrize("name", ["user", "reply", "role", "kind", "1", "red", "conflict"])
+def test_a_name_that_is_a_common_word_takes_nothing_of_others(make, name: str) -> None:
+    world = make()
+    stays = world.put("i1", asked=f"which {name}?", voices=({"who": "u2", "says": "up"},))
+    gone = world.put("i2", asked="another", voices=({"who": name, "says": "up"},))
+    assert erase(world, name) == 1
+    assert [item.id for item in world.queue.items()] == [stays] and gone != stays
