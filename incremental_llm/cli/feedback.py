@@ -82,7 +82,11 @@ def _check(files: list[Path]) -> None:
 def _wrong(report: ImportReport, shape: str | None) -> Iterator[str]:
     """What makes an import fail although what could be taken is in the store."""
     if report.all_refused:
-        hint = "" if shape else " If the file was mistaken for something else, --format says what it is."
+        hint = (
+            ""
+            if shape or not report.whole
+            else " If the file was mistaken for something else, --format says what it is."
+        )
         yield f"expected feedback, found not one event.{hint}"
     elif not report.whole:
         yield "expected to read it to its end, found a part that cannot be read. What came before it was imported."

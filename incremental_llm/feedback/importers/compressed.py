@@ -35,7 +35,7 @@ def unpacked(path: Path, stream: BinaryIO) -> BinaryIO:
         return io.BufferedReader(gzip.GzipFile(fileobj=stream))
     if found:
         raise InputError(
-            f"{path}: expected a plain file or gzip, found {found}. Unpack it first. Nothing was imported."
+            f"{path}: expected a plain file or gzip, found {found}. Unpack it first. Nothing of it was imported."
         )
     return stream
 

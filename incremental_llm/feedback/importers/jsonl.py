@@ -56,7 +56,7 @@ def import_jsonl(
             if found := compression(stream):
                 raise InputError(
                     f"{path}: expected an event log that is not compressed, since an import goes on where the last one "
-                    f"ended; found {found}. Unpack it, such as with gunzip --keep; nothing was imported."
+                    f"ended; found {found}. Unpack it, such as with gunzip --keep; nothing of it was imported."
                 )
             return _import(store, path, stream, progress, processes)
     except OSError as error:

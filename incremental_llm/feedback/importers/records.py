@@ -6,6 +6,7 @@ record that cannot be read is a reason in its place, and where the rest cannot b
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,32 +84,32 @@ def _opened(path: Path, stream: BinaryIO) -> RecordFile:
 
 
 def _json(stream: BinaryIO) -> tuple[bool, Iterator[Record]]:
-    """JSONL where the first line is a whole object, else one JSON document (True)."""
+    """JSONL where the first line is a whole object, or a broken one before a whole one; else one JSON value (True)."""
     start = len(_BOM) if stream.read(len(_BOM)) == _BOM else 0
     stream.seek(start)
-    first = _first_line(stream)
+    first, second = _next_line(stream).strip(), _next_line(stream)
     stream.seek(start)
-    if not first.lstrip().startswith(b"["):
-        try:
-            found = read_json(first)
-        except ValueError:
-            found = None
-        if isinstance(found, dict) and not _is_page(found):
-            return False, _lines(stream)
+    goes_on = first.startswith(b"[") or first.endswith((b"[", b"{", b","))
+    if _is_object(first) or (not goes_on and _is_object(second)):
+        return False, _lines(stream)
     return True, _document(stream, start)
 
 
-def _first_line(stream: BinaryIO) -> bytes:
-    """The first line that is not blank."""
+def _next_line(stream: BinaryIO) -> bytes:
+    """The next line that is not blank."""
     line = stream.readline(MAX_FIELD + 1)
     while line and not line.strip():
         line = stream.readline(MAX_FIELD + 1)
     return line
 
 
-def _is_page(found: dict[str, Any]) -> bool:
-    """Whether an object is a page of an API: the records are in its `data`."""
-    return isinstance(found.get("data"), list)
+def _is_object(line: bytes) -> bool:
+    """Whether a line is an object, also one that is refused for a key that stands twice; a page of an API is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and not isinstance(found.get("data"), list)
 
 
 def _lines(stream: BinaryIO) -> Iterator[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -262,6 +263,23 @@ def test_json_of_no_known_shape_is_told_the_known_ones(
         import_file(store, path)
     assert said in str(caught.value) and "openwebui, langfuse, chat" in str(caught.value)
     assert "--format" in str(caught.value)
+
+
+@pytest.mark.parametrize("broken", [b'yes"}], "feedback": "up"}', b"{\xff}", b'{"id": 1, "id": 2}', b"oops"])
+def test_a_broken_first_line_costs_that_line(store: FeedbackStore, tmp_path: Path, broken: bytes) -> None:
+    shape = SHAPES["chat lines"]
+    path = written(tmp_path, shape, [shape.record(0), shape.record(1)])
+    path.write_bytes(broken + b"\n" + path.read_bytes())
+    report = import_file(store, path)
+    assert (report.rows, report.taken, [one.row for one in report.refused]) == (3, 2, [1])
+
+
+@pytest.mark.parametrize("layout", ["%s", "[\n%s\n]", "[%s\n,\n%s]", '{"data": [\n%s\n]}', '{"n": 1,\n"data": [%s]}'])
+def test_one_json_value_is_read_however_it_is_laid_out(store: FeedbackStore, tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "export.json"
+    path.write_text(layout.replace("%s", json.dumps(SHAPES["chat lines"].record(0))), encoding="utf-8")
+    report = import_file(store, path)
+    assert report.refused == () and report.taken == layout.count("%s")
 
 
 @pytest.mark.parametrize("content", ["[1]\n", "oops\n", "[]\n"])
