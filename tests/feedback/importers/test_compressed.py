@@ -88,6 +88,7 @@ def test_gzip_is_read_as_a_stream(tmp_path: Path) -> None:
         ("log.parquet.gz", gzip.compress(b"PAR1"), "from its end, found gzip. Unpack it"),
         ("log.csv.gz", gzip.compress(b"prompt,reply\n" * 99)[:12], "expected a whole gzip file"),
     ],
+    ids=["gzip events", "gzip by its bytes", "zip", "zstd", "gzip parquet", "cut gzip"],  # the bytes hold the time
 )
 def test_what_cannot_be_read_so_says_what_to_do(
     store: FeedbackStore, tmp_path: Path, name: str, content: bytes, said: str

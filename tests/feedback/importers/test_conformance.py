@@ -150,7 +150,9 @@ JSON = st.recursive(
 
 
 @pytest.mark.parametrize("name", [name for name, shape in SHAPES.items() if shape.suffix != "parquet"])
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_no_record_breaks_an_import(tmp_path: Path, name: str, data: st.DataObject) -> None:
     """A good record with anything in any of its fields is taken or refused, and its neighbours are taken."""
