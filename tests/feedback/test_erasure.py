@@ -309,7 +309,9 @@ def test_a_table_without_a_rule_stops_it(store: FeedbackStore) -> None:
     check_rules(store, (*every_rule(), TableRule(("feedback_of_tomorrow",), lambda connection, erased: 0)))
 
 
-def test_an_open_reader_is_named_and_the_next_call_ends_it(store: FeedbackStore, tmp_path: Path) -> None:
+def test_an_open_reader_is_named_and_the_next_call_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_BUSY_SECONDS", 0.1)  # it is waited for
+    store = FeedbackStore(f"sqlite:///{tmp_path / 'feedback.db'}")
     put(store, served("i1", "u1", "a secret of theirs"))
     reader = sqlite3.connect(tmp_path / "feedback.db")
     reader.execute("BEGIN").execute("SELECT * FROM feedback_events").fetchall()
