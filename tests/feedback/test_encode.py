@@ -113,7 +113,7 @@ def either_way(raw: bytes) -> Encoded | str:
         return str(error)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(lines())
 @example(json.dumps(INTERACTION | {"metadata": {"t": 1e-05, "big": 1e16, "n": 2**70, "zero": -0.0}}).encode())
 @example(json.dumps(INTERACTION | {"metadata": {"a": {"b": [{"c": 0.7}]}, "s": 1e15}}).encode())
