@@ -112,12 +112,10 @@ def pending_from(
     until: int,
 ) -> Pending:
     """What an increment on the version `head` starts from, with these events, the last of them at most at `until`."""
-    own = {stored.event.id for stored in events}
-    missing = {name for stored in events for name in references(stored.event)} - own
     stored = _stored_buffer(registry, head)
     sources = {name for item in stored.items for name in item.example.sources} if config.replay.reads_events else ()
     replayed = store.get(sorted(sources))
-    context = store.get(sorted(missing))
+    context = context_of(events, store)
     return Pending(
         head=head,
         below=head.stack,
@@ -130,6 +128,13 @@ def pending_from(
         replayed=replayed,
         young=young_among(events, context, store, config),
     )
+
+
+def context_of(events: Sequence[StoredEvent], store: FeedbackStore) -> dict[str, StoredEvent]:
+    """What these events refer to and do not hold themselves, by id."""
+    own = {stored.event.id for stored in events}
+    missing = {name for stored in events for name in references(stored.event)} - own
+    return store.get(sorted(missing))
 
 
 def batch_end(store: FeedbackStore, config: RunConfig) -> int:

@@ -14,9 +14,17 @@ from incremental_llm.config import RunConfig
 from incremental_llm.dataset import Example
 from incremental_llm.errors import NothingToTrainError
 from incremental_llm.feedback import FeedbackStore, StoredEvent
-from incremental_llm.feedback.events import UnknownEvent, references
+from incremental_llm.feedback.events import UnknownEvent
 from incremental_llm.feedback.pseudonyms import is_tombstone
-from incremental_llm.pending import Pending, accepted_corrections, batch_end, check_same_log, left_out, young_among
+from incremental_llm.pending import (
+    Pending,
+    accepted_corrections,
+    batch_end,
+    check_same_log,
+    context_of,
+    left_out,
+    young_among,
+)
 from incremental_llm.registry import Registry, Snapshot, consumed, increments_in
 from incremental_llm.replay import Facts, ReplayBuffer, ReplaySettings
 
@@ -62,9 +70,7 @@ def retraining_from(
     until: int,
 ) -> Pending:
     """What a retraining in the place of the version `head` starts from, with these events up to `until`."""
-    own = {stored.event.id for stored in events}
-    missing = {name for stored in events for name in references(stored.event)} - own
-    context = store.get(sorted(missing))
+    context = context_of(events, store)
     return Pending(
         head=head,
         below=head.stack.model_copy(update={"adapters": ()}),

@@ -3,7 +3,7 @@
 Unlike duplicates (dedup.py), which must not differ in meaning, members of a cluster are only counted together: what
 binds a cluster weakens a repeated message, and costs a false member little.
 
-The one design fact: a text is compared with at most the last `_IN_BUCKET` texts of each of its `_BANDS` buckets, and
+The one design fact: a text is compared with at most the last `_IN_BUCKET` texts of each of its `BANDS` buckets, and
 never with one that is in its cluster already. So time grows with the number of texts, whatever they have in common.
 Where more texts share a bucket (boilerplate around what differs), a text is still found by those that came shortly
 before it, and by the buckets of what differs.
@@ -20,8 +20,8 @@ from rensa import RMinHash
 
 from incremental_llm.dataset.dedup import numbers, spoken
 
-_HASHES = 128
-_BANDS = 32  # at Jaccard 0.7 a pair is a candidate with probability 1 - (1 - 0.7^4)^32 = 0.9998
+HASHES = 128
+BANDS = 32  # at Jaccard 0.7 a pair is a candidate with probability 1 - (1 - 0.7^4)^32 = 0.9998
 _IN_BUCKET = 32
 _SEED = 20261101
 
@@ -44,11 +44,11 @@ def cluster(texts: Sequence[str], similarity: float) -> list[int]:
         parent.append(known.setdefault(words, position))
         if parent[position] != position:
             continue
-        shingles[position] = _shingles(words)
+        shingles[position] = shingles_of(words)
         shared = [buckets[key] for key in _bands(shingles[position], numbers(text))]
         for other in sorted(set().union(*shared), reverse=True):
             if _root(parent, other) != _root(parent, position) and (
-                _jaccard(shingles[position], shingles[other]) >= similarity
+                jaccard(shingles[position], shingles[other]) >= similarity
             ):
                 _join(parent, other, position)
         for bucket in shared:
@@ -58,18 +58,25 @@ def cluster(texts: Sequence[str], similarity: float) -> list[int]:
 
 def _bands(shingles: frozenset[str], figures: tuple[str, ...]) -> Iterator[object]:
     """The buckets of a text: texts with other numbers or negations share none."""
-    hashed = RMinHash(_HASHES, _SEED)
-    hashed.update(sorted(shingles))
-    values, rows = hashed.digest(), _HASHES // _BANDS
-    for start in range(0, _HASHES, rows):
+    values, rows = min_hash(shingles).digest(), HASHES // BANDS
+    for start in range(0, HASHES, rows):
         yield start, figures, tuple(values[start : start + rows])
 
 
-def _shingles(words: Sequence[str]) -> frozenset[str]:
+def min_hash(shingles: frozenset[str]) -> RMinHash:
+    """The MinHash signature of a set."""
+    hashed = RMinHash(HASHES, _SEED)
+    hashed.update(sorted(shingles))
+    return hashed
+
+
+def shingles_of(words: Sequence[str]) -> frozenset[str]:
+    """The words of a text and its pairs of neighbouring words."""
     return frozenset((*words, *(f"{one} {other}" for one, other in itertools.pairwise(words))))
 
 
-def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """The share of two sets that is in both, 1 for two empty ones."""
     both = len(one & other)
     return both / (len(one) + len(other) - both) if one or other else 1.0
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from rensa import RMinHash, RMinHashLSH
+from rensa import RMinHashLSH
 
+from incremental_llm.dataset.clusters import BANDS, HASHES, jaccard, min_hash, shingles_of
 from incremental_llm.dataset.dedup import numbers, spoken
-
-_HASHES, _BANDS, _SEED = 128, 32, 20261101  # those of clusters
 
 
 def known(
@@ -23,34 +21,19 @@ def known(
     """
     texts = {(spoken(text), numbers(text)): message for message, said in messages.items() for text in said}
     shingles: dict[int, tuple[frozenset[str], tuple[str, ...], int]] = {}
-    index = RMinHashLSH(0.7, _HASHES, _BANDS)
+    index = RMinHashLSH(0.7, HASHES, BANDS)
     for place, ((words, figures), message) in enumerate(texts.items()):
-        shingles[place] = (_shingles(words), figures, message)
-        index.insert(place, _hashed(shingles[place][0]))
+        shingles[place] = (shingles_of(words), figures, message)
+        index.insert(place, min_hash(shingles[place][0]))
     people: dict[int, set[str]] = defaultdict(set)
     found: dict[tuple[str, ...], set[int]] = {}
     for person, text in heard if texts else ():
         words = spoken(text)
         if words not in found:
-            own, figures = _shingles(words), numbers(text)
-            near = {shingles[place] for place in index.query(_hashed(own))}
+            own, figures = shingles_of(words), numbers(text)
+            near = {shingles[place] for place in index.query(min_hash(own))}
             open_ = [one for one in near if len(people[one[2]]) < enough and one[1] == figures]
-            found[words] = {message for said, _, message in open_ if _jaccard(own, said) >= similarity}
+            found[words] = {message for said, _, message in open_ if jaccard(own, said) >= similarity}
         for message in found[words]:
             people[message].add(person)
     return {message for message, persons in people.items() if len(persons) >= enough}
-
-
-def _shingles(words: tuple[str, ...]) -> frozenset[str]:
-    return frozenset((*words, *(f"{one} {other}" for one, other in itertools.pairwise(words))))
-
-
-def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    both = len(one & other)
-    return both / (len(one) + len(other) - both) if one or other else 1.0
-
-
-def _hashed(shingles: frozenset[str]) -> RMinHash:
-    hashed = RMinHash(_HASHES, _SEED)
-    hashed.update(sorted(shingles))
-    return hashed

@@ -22,8 +22,8 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[frozenset[str], froz
         made.append((one, other))
         return jaccard(one, other)
 
-    jaccard = clusters._jaccard
-    monkeypatch.setattr(clusters, "_jaccard", counted)
+    jaccard = clusters.jaccard
+    monkeypatch.setattr(clusters, "jaccard", counted)
     return made
 
 
@@ -45,8 +45,8 @@ def test_texts_that_have_half_in_common_are_compared_with_the_last_of_each_bucke
 def test_what_is_near_to_one_of_a_cluster_is_in_it(order: tuple[int, ...]) -> None:
     """Single linkage: the first and the last text are not near each other, both are near the second."""
     chain = [" ".join(WORDS[start : start + 20]) for start in (0, 2, 4)]
-    sets = [clusters._shingles(text.split()) for text in chain]
-    assert clusters._jaccard(sets[0], sets[1]) > 0.7 > clusters._jaccard(sets[0], sets[2])
+    sets = [clusters.shingles_of(text.split()) for text in chain]
+    assert clusters.jaccard(sets[0], sets[1]) > 0.7 > clusters.jaccard(sets[0], sets[2])
     assert cluster([chain[n] for n in order], 0.7) == [0, 0, 0]
 
 
