@@ -35,6 +35,7 @@ from incremental_llm.gate import suites_by_role
 from incremental_llm.gate.feasible import check_suites
 from incremental_llm.registry import Attempt, Registry, Snapshot, consumed, has_new_feedback, increments_in
 from incremental_llm.replay import POLICIES, Facts, Mixture, ReplayBuffer
+from incremental_llm.uncollected import uncollected
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Pending:
         return any(stored.seq > self.head.cursor for stored in self.events)
 
 
+@uncollected()
 def read_pending(registry: Registry, store: FeedbackStore, config: RunConfig, until: int | None = None) -> Pending:
     """Read production and every event since that is not quarantined, up to `until`, by default `batch_end`.
 

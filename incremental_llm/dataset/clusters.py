@@ -12,17 +12,21 @@ before it, and by the buckets of what differs.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
+import numpy as np
 from rensa import RMinHash
 
 from incremental_llm.dataset.dedup import numbers, spoken
+from incremental_llm.dataset.rows import Numbers, among, distinct, mixed
 
 HASHES = 128
 BANDS = 32  # at Jaccard 0.7 a pair is a candidate with probability 1 - (1 - 0.7^4)^32 = 0.9998
 _IN_BUCKET = 32
+_AT_ONCE = 10_000  # texts whose signatures are held, 1 kB each
+_SETS_HELD = 50_000  # texts whose words and word pairs are held, some kB each
+_HIGH, _LOW = np.uint64(32), np.uint64(2**32 - 1)
 _SEED = 20261101
 
 
@@ -35,38 +39,54 @@ def cluster(texts: Sequence[str], similarity: float) -> list[int]:
     >>> cluster(["Buy at acme dot example now!", "buy at acme dot example", "We close at six."], 0.7)
     [0, 0, 2]
     """
-    parent: list[int] = []
-    known: dict[tuple[str, ...], int] = {}
-    shingles: dict[int, frozenset[str]] = {}
-    buckets: dict[object, deque[int]] = defaultdict(partial(deque, maxlen=_IN_BUCKET))
-    for position, text in enumerate(texts):
-        words = spoken(text)
-        parent.append(known.setdefault(words, position))
-        if parent[position] != position:
-            continue
-        shingles[position] = shingles_of(words)
-        shared = [buckets[key] for key in _bands(shingles[position], numbers(text))]
-        for other in sorted(set().union(*shared), reverse=True):
-            if _root(parent, other) != _root(parent, position) and (
-                jaccard(shingles[position], shingles[other]) >= similarity
-            ):
+    first: dict[tuple[str, ...], int] = {}
+    parent = [first.setdefault(spoken(text), position) for position, text in enumerate(texts)]
+    single = dict(zip(first.values(), first, strict=True))
+    positions = np.fromiter(single, np.uint64, len(single))
+    said = lru_cache(_SETS_HELD)(lambda position: shingles_of(single[position]))
+    compared: Numbers = np.empty(0, np.uint64)
+    for bucket in _buckets(single, texts):
+        fresh = _pairs(bucket, positions)
+        fresh = fresh[~among(fresh, compared)]
+        compared = distinct(compared, fresh)
+        for position, other in zip((fresh >> _HIGH).tolist(), (fresh & _LOW).tolist(), strict=True):
+            if _root(parent, other) != _root(parent, position) and jaccard(said(position), said(other)) >= similarity:
                 _join(parent, other, position)
-        for bucket in shared:
-            bucket.append(position)
     return [_root(parent, position) for position in range(len(texts))]
 
 
-def _bands(shingles: frozenset[str], figures: tuple[str, ...]) -> Iterator[object]:
-    """The buckets of a text: texts with other numbers or negations share none."""
-    values, rows = min_hash(shingles).digest(), HASHES // BANDS
-    for start in range(0, HASHES, rows):
-        yield start, figures, tuple(values[start : start + rows])
+def _buckets(single: Mapping[int, tuple[str, ...]], texts: Sequence[str]) -> Iterator[Numbers]:
+    """Band by band the bucket of each text: texts with other numbers or negations share none."""
+    figures: dict[tuple[str, ...], int] = {}
+    which = np.array([figures.setdefault(numbers(texts[n]), len(figures)) for n in single], dtype=np.uint64)
+    rows = HASHES // BANDS
+    parts = []
+    for start in range(0, len(single), _AT_ONCE):
+        sets = map(shingles_of, itertools.islice(single.values(), start, start + _AT_ONCE))
+        values = np.array(RMinHash.digests_from_token_sets(map(list, sets), HASHES, _SEED), dtype=np.uint64)
+        bands = values.reshape(len(values), BANDS, rows)
+        parts.append(mixed(bands[:, :, row] for row in range(rows)))
+    if parts:
+        yield from (mixed((which, band)) for band in np.concatenate(parts).T)
+
+
+def _pairs(bucket: Numbers, positions: Numbers) -> Numbers:
+    """position * 2^32 + other, sorted, for each text and the last `_IN_BUCKET` others of its bucket before it."""
+    order = np.argsort(bucket, kind="stable")
+    sorted_buckets, sorted_positions = bucket[order], positions[order]
+    found = []
+    for back in range(1, min(_IN_BUCKET, len(order) - 1) + 1):
+        same = sorted_buckets[back:] == sorted_buckets[:-back]
+        if not same.any():  # then no bucket has as many, nor more
+            break
+        found.append((sorted_positions[back:][same] << _HIGH) | sorted_positions[:-back][same])
+    return np.sort(np.concatenate(found)) if found else np.empty(0, np.uint64)
 
 
 def min_hash(shingles: frozenset[str]) -> RMinHash:
     """The MinHash signature of a set."""
     hashed = RMinHash(HASHES, _SEED)
-    hashed.update(sorted(shingles))
+    hashed.update(list(shingles))
     return hashed
 
 

@@ -28,11 +28,13 @@ from incremental_llm.dataset.trust import vet, within_topics
 from incremental_llm.dataset.voices import backing
 from incremental_llm.feedback.events import Event, Interaction, PolicyChange, UnknownEvent
 from incremental_llm.feedback.store import StoredEvent
+from incremental_llm.uncollected import uncollected
 
 Unfit = Callable[[Conversation, str], DropReason | None]
 """Why the model cannot be trained on a reply to a conversation, as its tokenizer sees them; None when it can."""
 
 
+@uncollected()
 def compile_dataset(
     events: Iterable[StoredEvent],
     settings: CompileSettings,

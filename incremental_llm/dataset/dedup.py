@@ -33,6 +33,8 @@ _NUMBER_WORDS = frozenset(
 )
 _FILLER = frozenset("a an the please pls hi hello hey thanks thank well oh ok okay so just um uh".split())  # noqa: SIM905
 _MEANINGFUL = frozenset("%#@&+$€£¥<>=°")  # "C" is not "C#", 5 % is not 5
+_HYPHEN = re.compile(r"(?<=\w)-(?=\w)")
+_ASCII_TOKEN = re.compile(r"-?\d+(?:[.,]\d+)*|[a-z]+(?:'[a-z]+)*|[%#@&+$<>=^`|~\x00-\x08\x0e-\x1b\x7f]")
 _TOKEN = re.compile(r"-?\d+(?:[.,]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)*|\S")
 
 
@@ -45,13 +47,13 @@ def tokens(text: str) -> tuple[str, ...]:
     >>> tokens("30-40 days") == tokens("30 40 days")
     True
     """
-    plain = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
-    plain = re.sub(r"(?<=\w)-(?=\w)", " ", plain)
-    found = tuple(
-        t
-        for t in _TOKEN.findall(plain)
-        if t in _MEANINGFUL or not unicodedata.category(t[0]).startswith("P") or len(t) > 1
-    )
+    ascii_only = text.isascii()  # the same in a third of the time
+    plain = text.lower() if ascii_only else unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    if "-" in plain:
+        plain = _HYPHEN.sub(" ", plain)
+    found = tuple((_ASCII_TOKEN if ascii_only else _TOKEN).findall(plain))
+    if not ascii_only:
+        found = tuple(t for t in found if t in _MEANINGFUL or len(t) > 1 or not unicodedata.category(t).startswith("P"))
     return found or tuple(plain.split())
 
 

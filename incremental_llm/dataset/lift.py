@@ -7,41 +7,25 @@ it, and the number of people behind it. A new subject has a lift too, but many p
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from incremental_llm.dataset.dedup import spoken, tokens
 from incremental_llm.dataset.examples import Example, PairExample, SftExample, UnpairedExample
+from incremental_llm.dataset.phrases import Places, Texts
+from incremental_llm.dataset.rows import among, distinct
 from incremental_llm.dataset.trust_report import Lift
 from incremental_llm.dataset.trust_settings import TrustSettings
 
-LONGEST = 4
 SHOWN = 20
 """Phrases in a report, highest score first."""
 LEAST_REFERENCE = 100
 """Replies to compare with, below which nothing can be said."""
-
-
-@dataclass
-class _Phrase:
-    """`examples` (positions) hold it and `people` back these; `before` earlier examples of nobody else hold it too.
-
-    `known` texts of others hold it, and `witnesses` are the first of these others."""
-
-    examples: set[int] = field(default_factory=set)
-    people: set[str] = field(default_factory=set)
-    before: int = 0
-    known: int = 0
-    witnesses: set[str] = field(default_factory=set)
-
-    def heard(self, people: set[str], enough: int) -> None:
-        """Another text holds it, that these people were served or were behind."""
-        if others := people - self.people:
-            self.known += 1
-            if len(self.witnesses) < enough:
-                self.witnesses |= others
+_AT_ONCE = 20_000  # served replies that are looked through together
 
 
 @dataclass(frozen=True)
@@ -85,65 +69,162 @@ def suspicious(
     replies = {n: text for n, example in enumerate(examples) if (text := taught(example)) is not None}
     people = len({user for example in examples for user in example.users})
     needed = settings.lift_min_people if people >= 2 * settings.lift_min_people else 1  # of few people all is of few
-    phrases = _phrases(behind, replies)
-    before = [(set(old.users), text) for old in rehearsed if (text := taught(old)) is not None]
-    others = list({(user, spoken(text)): ({user}, text) for user, text in served if user not in young}.values())
-    if len(before) + len(others) < LEAST_REFERENCE:
+    before = [(frozenset(old.users), text) for old in rehearsed if (text := taught(old)) is not None]
+    found = _Phrases(list(replies.values()), [behind[n] for n in replies], before, settings)
+    others = _once(served, young)
+    reference = len(before)
+    while told := list(itertools.islice(others, _AT_ONCE)):
+        found.served(told)
+        reference += len(told)
+    if reference < LEAST_REFERENCE:
         return Found()
-    for backers, text in before:
-        for phrase in _among(text, phrases):
-            if backers and backers <= phrase.people:
-                phrase.before += 1
-            else:
-                phrase.heard(backers, settings.known_people)
-    for asker, text in others:
-        for phrase in _among(text, phrases):
-            phrase.heard(asker, settings.known_people)
+    spared = frozenset(exempt)
+    positions = np.fromiter(replies, np.int64, len(replies))
     lifts: list[tuple[Lift, frozenset[int]]] = []
-    for gram, phrase in phrases.items():
-        lift = _lift(gram, phrase, len(replies), len(before) + len(others), settings, young, needed)
+    for phrase in range(len(found)):
+        lift = _lift(found, phrase, len(replies), reference, settings, young, needed)
         if lift is not None:
-            bound = phrase.examples.difference(exempt)
-            lifts.append((lift.model_copy(update={"held": lift.held and bool(bound)}), frozenset(phrase.examples)))
+            places = frozenset(positions[found.texts(phrase)].tolist())
+            lifts.append((lift.model_copy(update={"held": lift.held and not places <= spared}), places))
     held = {place for lift, places in lifts if lift.held for place in places}
-    return Found(tuple(_longest(lifts)), frozenset(held.difference(exempt)))
+    return Found(tuple(_longest(lifts)), frozenset(held - spared))
 
 
-def _phrases(behind: Sequence[frozenset[str]], replies: Mapping[int, str]) -> dict[str, _Phrase]:
-    """The phrases that more than one reply holds; most are in one only, and of these nothing but a hash is kept."""
-    counts = Counter(hash(gram) for text in replies.values() for gram in _grams(text))
-    found: dict[str, _Phrase] = defaultdict(_Phrase)
-    for position, text in replies.items():
-        for gram in (gram for gram in _grams(text) if counts[hash(gram)] > 1):
-            found[gram].examples.add(position)
-            found[gram].people.update(behind[position])
-    return {gram: phrase for gram, phrase in found.items() if len(phrase.examples) > 1}
+def _once(served: Iterable[tuple[str, str]], young: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """What was served to whom, each text once to each person; equal hashes count as equal."""
+    heard: set[int] = set()
+    for user, text in served:
+        one = hash((user, spoken(text)))
+        if user not in young and one not in heard:
+            heard.add(one)
+            yield user, text
 
 
-def _among(text: str, phrases: Mapping[str, _Phrase]) -> list[_Phrase]:
-    return [phrases[gram] for gram in _grams(text) if gram in phrases]
+class _Phrases:
+    """The phrases that enough taught replies hold, with who backs them and who else heard them.
+
+    `count` replies hold each, `before` earlier examples of nobody but its backers hold it too, and `known` texts of
+    others. All are arrays over the phrases; `people` and `witnesses` give the persons of one.
+    """
+
+    def __init__(
+        self,
+        replies: Sequence[str],
+        behind: Sequence[frozenset[str]],
+        before: Sequence[tuple[frozenset[str], str]],
+        settings: TrustSettings,
+    ) -> None:
+        self._replies = replies
+        self._enough = settings.known_people
+        least = settings.lift_min_examples
+        now, earlier = Texts(replies), Texts(text for _, text in before)
+        self._keys = now.common(lambda held: (held[:, 0] > 1) & (held.sum(axis=1) >= least), earlier)
+        self._held = now.holding(self._keys)
+        self._first = np.searchsorted(self._held.phrase, np.arange(len(self._keys) + 1))
+        self.count = np.diff(self._first)
+        self._ids: dict[str, int] = {}
+        self._names: list[str] = []
+        own = [self._id_of(names) for names in behind]
+        sizes = np.array([len(ids) for ids in own], np.int64)[self._held.text]
+        backers = np.fromiter((i for text in self._held.text.tolist() for i in own[text]), np.int64, sizes.sum())
+        self._backing = distinct(_coded(np.repeat(self._held.phrase, sizes), backers))
+        self._heard: Places = np.empty(0, np.int64)
+        self.before = np.zeros(len(self), np.int64)
+        self.known = np.zeros(len(self), np.int64)
+        self._witnessed = np.zeros(len(self), np.int64)
+        held = earlier.holding(self._keys)
+        rows = zip(held.phrase.tolist(), held.text.tolist(), strict=True)
+        self._hear([code for phrase, text in rows for code in self._taught_before(phrase, before[text][0])])
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def texts(self, phrase: int) -> Places:
+        """The replies, by their places, that hold a phrase."""
+        return self._held.text[self._first[phrase] : self._first[phrase + 1]]
+
+    def words(self, phrase: int) -> str:
+        """A phrase as it is shown."""
+        row = self._first[phrase]
+        start, length = self._held.start[row], self._held.length[row]
+        return " ".join(tokens(self._replies[self._held.text[row]])[start : start + length])
+
+    def people(self, phrase: int) -> frozenset[str]:
+        """Who backs a phrase."""
+        first, last = np.searchsorted(self._backing, [phrase << 32, (phrase + 1) << 32])
+        return frozenset(self._names[code & (2**32 - 1)] for code in self._backing[first:last].tolist())
+
+    def is_known(self, phrase: int) -> bool:
+        """Whether enough others heard a phrase for what they heard to count."""
+        return bool(self._witnessed[phrase] >= self._enough)
+
+    def served(self, told: Sequence[tuple[str, str]]) -> None:
+        """Replies that these people were served, (user, reply)."""
+        held = Texts(text for _, text in told).holding(self._keys)
+        users = np.array([self._id(user) for user, _ in told], np.int64)[held.text]
+        codes = _coded(held.phrase, users)
+        others = ~among(codes, self._backing)
+        self.known += np.bincount(held.phrase[others], minlength=len(self))
+        self._hear(codes[others])
+
+    def _taught_before(self, phrase: int, backers: frozenset[str]) -> list[int]:
+        """An earlier example held a phrase: the codes of those behind it who do not back the phrase now."""
+        codes = np.array([(phrase << 32) | person for person in self._id_of(backers)], np.int64)
+        others: list[int] = codes[~among(codes, self._backing)].tolist()
+        if others:
+            self.known[phrase] += 1
+        elif backers:
+            self.before[phrase] += 1
+        return others
+
+    def _hear(self, codes: Places | list[int]) -> None:
+        """Others heard phrases; who they are counts until they are enough."""
+        codes = np.asarray(codes, np.int64)
+        self._heard = distinct(self._heard, codes[self._witnessed[codes >> 32] < self._enough])
+        self._witnessed = np.bincount(self._heard >> 32, minlength=len(self))
+
+    def _id(self, person: str) -> int:
+        if person not in self._ids:
+            self._ids[person] = len(self._names)
+            self._names.append(person)
+        return self._ids[person]
+
+    def _id_of(self, people: Iterable[str]) -> list[int]:
+        return [self._id(person) for person in people]
+
+
+def _coded(phrases: Places, persons: Places) -> Places:
+    return (phrases << 32) | persons
 
 
 def _lift(
-    gram: str, phrase: _Phrase, taught: int, reference: int, settings: TrustSettings, young: frozenset[str], needed: int
+    found: _Phrases,
+    phrase: int,
+    taught: int,
+    reference: int,
+    settings: TrustSettings,
+    young: frozenset[str],
+    needed: int,
 ) -> Lift | None:
-    count, of = len(phrase.examples) + phrase.before, taught + phrase.before
-    others = reference - phrase.before
-    known = phrase.known if len(phrase.witnesses) >= settings.known_people else 0
+    before = int(found.before[phrase])
+    count, of = int(found.count[phrase]) + before, taught + before
+    others = reference - before
+    known = int(found.known[phrase]) if found.is_known(phrase) else 0
     score = likelihood_ratio(count, of, known, others)
     ratio = ((count + 0.5) / (of + 1)) / ((known + 0.5) / (others + 1))
     if count < settings.lift_min_examples or score < settings.lift_score or ratio < settings.lift_ratio:
         return None
+    people = found.people(phrase)
     return Lift(
-        phrase=gram,
+        phrase=found.words(phrase),
         score=round(score, 2),
         examples=count,
         taught=of,
         known=known,
         reference=others,
-        people=len(phrase.people),
-        young=len(phrase.people & young),
-        held=needed > 1 and len(phrase.people - young) < needed,
+        people=len(people),
+        young=len(people & young),
+        held=needed > 1 and len(people - young) < needed,
     )
 
 
@@ -163,15 +244,6 @@ def likelihood_ratio(new: int, news: int, old: int, olds: int) -> float:
         (olds - old, olds * (1 - share)),
     )
     return 2 * math.fsum(found * math.log(found / expected) for found, expected in cells if found)
-
-
-def _grams(text: str) -> set[str]:
-    words = tokens(text)
-    return {
-        " ".join(words[start : start + length])
-        for length in range(1, LONGEST + 1)
-        for start in range(len(words) - length + 1)
-    }
 
 
 def _longest(lifts: Sequence[tuple[Lift, frozenset[int]]]) -> Iterator[Lift]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from incremental_llm.dataset import clusters
 from incremental_llm.dataset.clusters import cluster
@@ -53,3 +56,24 @@ def test_what_is_near_to_one_of_a_cluster_is_in_it(order: tuple[int, ...]) -> No
 def test_other_numbers_and_negations_say_something_else() -> None:
     text = "You can return every pair of boots within {} days of the day on which the parcel came"
     assert cluster([text.format(30), text.format(45), text.format(30) + " thanks"], 0.7) == [0, 1, 0]
+
+
+@given(st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=10), max_size=12), st.sampled_from([0.5, 0.7, 1.0]))
+def test_clusters_hold_what_is_near_and_nothing_else(sentences: list[list[int]], similarity: float) -> None:
+    """At 0.85 a pair shares no bucket once in 10^10; below, a cluster may miss one and never has one too many."""
+    texts = [" ".join(WORDS[word] for word in sentence) for sentence in sentences]
+    found = cluster(texts, similarity)
+    assert joined(texts, similarity, found) == found, "who is in a cluster is near somebody in it"
+    near = joined(texts, max(similarity, 0.85), [0] * len(texts))
+    assert all(found[place] == found[label] for place, label in enumerate(near)), "who is near is in it"
+
+
+def joined(texts: list[str], similarity: float, within: list[int]) -> list[int]:
+    """Single linkage over all pairs of texts that stand in one cluster already."""
+    sets = [clusters.shingles_of(text.split()) for text in texts]
+    group = list(range(len(texts)))
+    for one, other in itertools.combinations(range(len(texts)), 2):
+        if within[one] == within[other] and clusters.jaccard(sets[one], sets[other]) >= similarity:
+            low, high = sorted((group[one], group[other]))
+            group = [low if label == high else label for label in group]
+    return group

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from incremental_llm.chat import Message
 from incremental_llm.dataset import PairExample, SftExample, UnpairedExample, dedup, opponents
-from incremental_llm.dataset.dedup import exact_key, group_near, near_duplicates, normalised, same_statement
+from incremental_llm.dataset.dedup import exact_key, group_near, near_duplicates, normalised, same_statement, tokens
 from incremental_llm.dataset.examples import Example
 
 ASKED = (Message(role="user", content="How long?"),)
@@ -34,6 +34,13 @@ def example(prompt: str, completion: str = "Yes, that is right.") -> SftExample:
 )
 def test_case_spaces_and_punctuation_mean_nothing(one: str, other: str) -> None:
     assert normalised(one) == normalised(other)
+
+
+@given(st.text(st.sampled_from("aB9'-.,_%$~|\x00\x1c\x7f \n"), max_size=12))
+def test_plain_ascii_has_the_same_tokens_as_what_is_not(text: str) -> None:
+    """A quotation mark at the end is dropped, and sends the text the long way."""
+    assume(any(c.isalnum() or c in "%$~|\x00\x7f" for c in text))
+    assert tokens(text) == tokens(text + " “")
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,15 @@ def test_a_propensity_that_an_older_log_took_in_stays_readable() -> None:
     assert served is not None and served.propensity == 1e-200
 
 
+def test_what_is_read_back_shares_which_fields_were_given_and_copies_do_not() -> None:
+    bodies = [json.dumps(line("interaction", id=name)) for name in ("i1", "i2")]
+    one, two = (load_event("interaction", body) for body in bodies)
+    assert one == parse_event(json.loads(bodies[0]))
+    assert one.model_fields_set is two.model_fields_set
+    copied = one.model_copy(update={"metadata": {"topic": "boots"}})
+    assert "metadata" in copied.model_fields_set and "metadata" not in two.model_fields_set
+
+
 def test_an_unknown_type_is_kept_whole() -> None:
     body = {"type": "page_view", "id": "v1", "time": TIME, "page": {"path": "/boots"}}
     event = parse_event(body)
