@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from incremental_llm.chat import Conversation
 from incremental_llm.dataset.batch import Batch, Draft
 from incremental_llm.dataset.compiled import USED, CompiledDataset
 from incremental_llm.dataset.corrections import AcceptedCorrection, draft_corrections
 from incremental_llm.dataset.decontaminate import SuiteIndex
-from incremental_llm.dataset.dedup import exact_key, group_near
+from incremental_llm.dataset.dedup import exact_key, group_meaning, group_near
+from incremental_llm.dataset.embeddings import first_alike
 from incremental_llm.dataset.examples import Example, PairExample, SftExample, UnpairedExample
 from incremental_llm.dataset.filters import Filters
 from incremental_llm.dataset.implicit import draft_implicit
@@ -133,12 +135,10 @@ def _merged(drafts: Sequence[Draft], batch: Batch, drops: list[Drop]) -> list[Ex
     for draft in drafts:
         exact[exact_key(draft.example)].append(draft)
     groups = list(exact.values())
-    first = group_near([group[0].example for group in groups])
+    first, reasons = _firsts([group[0].example for group in groups], batch.settings)
     near: dict[int, list[Draft]] = defaultdict(list)
     brought: dict[int, set[str]] = defaultdict(set)
-    for position, group in enumerate(groups):
-        original = first[position]
-        reason = DropReason.DUPLICATE if original == position else DropReason.NEAR_DUPLICATE
+    for original, reason, group in zip(first, reasons, groups, strict=True):
         for draft in group:
             if near[original] and brought[original].isdisjoint(draft.interactions):
                 drops.append(_drop(draft, reason))
@@ -147,6 +147,25 @@ def _merged(drafts: Sequence[Draft], batch: Batch, drops: list[Drop]) -> list[Ex
     spoken = [_spoken(group) for group in near.values()]
     merged = [_one(group, said, batch) for group, said in zip(near.values(), spoken, strict=True)]
     return normalise(merged, [merged_inverse(said) for said in spoken])
+
+
+def _firsts(examples: Sequence[Example], settings: CompileSettings) -> tuple[list[int], list[DropReason]]:
+    """For each example the position of the one that it repeats, and what a further draft of it is then."""
+    near = group_near(examples)
+    first, model = list(near), settings.duplicate_embeddings
+    if model is not None:
+        alone = [position for position, original in enumerate(near) if original == position]
+        alike = partial(first_alike, model, least=settings.duplicate_cosine_min)
+        meant = group_meaning([examples[position] for position in alone], alike)
+        known = {position: alone[match] for position, match in zip(alone, meant, strict=True)}
+        first = [known[original] for original in near]
+    return first, [_repeat(*places) for places in zip(range(len(examples)), near, first, strict=True)]
+
+
+def _repeat(position: int, near: int, first: int) -> DropReason:
+    if near != position:
+        return DropReason.NEAR_DUPLICATE
+    return DropReason.DUPLICATE if first == position else DropReason.SEMANTIC_DUPLICATE
 
 
 def _spoken(group: Sequence[Draft]) -> list[Draft]:

@@ -158,6 +158,25 @@ def group_near(examples: Sequence[Example]) -> list[int]:
     return first
 
 
+def group_meaning(examples: Sequence[Example], alike: Callable[[Sequence[str]], Sequence[int]]) -> list[int]:
+    """For each example the position of the first whose last question means the same, its own when there is none.
+
+    `alike` says of questions which is the first that each of them means the same as. It is asked only about examples
+    with the same replies, equal turns before, and the same numbers and negations in the question.
+    """
+    first = list(range(len(examples)))
+    groups: dict[object, list[int]] = defaultdict(list)
+    for position, example in enumerate(examples):
+        said = tuple(spoken(text) for text in example.texts)
+        earlier, asked = prompt_key(example.prompt[:-1]), numbers(example.prompt[-1].content)
+        groups[_verdict(example), said, earlier, asked].append(position)
+    for group in groups.values():
+        if len(group) > 1:
+            for position, match in zip(group, alike([examples[n].prompt[-1].content for n in group]), strict=True):
+                first[position] = group[match]
+    return first
+
+
 def _verdict(example: Example) -> tuple[str, bool]:
     return example.kind, isinstance(example, UnpairedExample) and example.desirable
 

@@ -77,6 +77,8 @@ class DropReason(StrEnum):
     """Equal to another example but for case, spaces and punctuation; its sources and users count there."""
     NEAR_DUPLICATE = "near_duplicate"
     """Equal to another example but for filler, and typing errors in the question; its sources and users count there."""
+    SEMANTIC_DUPLICATE = "semantic_duplicate"
+    """Another example gives the same reply to a question that means the same; its sources and users count there."""
 
 
 SEVERITY = {reason: place for place, reason in enumerate(DropReason)}

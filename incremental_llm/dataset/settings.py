@@ -92,6 +92,13 @@ class CompileSettings(BaseModel):
         0.9, ge=-1, le=1, description="cosine of that model from which two questions are the same in other words"
     )
 
+    duplicate_embeddings: str | None = _later(
+        None, description="folder of a model2vec model that finds questions of one meaning; nothing is downloaded"
+    )
+    duplicate_cosine_min: float = _later(
+        0.95, ge=-1, le=1, description="cosine of that model from which two questions with the same reply are one"
+    )
+
     held_out_share: float = _later(
         0.0, ge=0, lt=1, description="share of conversations that are never trained on, kept for evaluation"
     )

@@ -86,3 +86,36 @@ def test_a_name_is_not_looked_for_on_the_network(log, tmp_path: Path):
     asked_twice(log, FIRST, AGAIN)
     with pytest.raises(InputError, match="expected a folder with a model2vec model, found none"):
         log.compile(rephrase_embeddings=str(tmp_path / "minishlab"))
+
+
+def test_one_reply_to_questions_of_one_meaning_is_one_example(log, model):
+    log.corrected("k1", log.served("i1", FIRST), "It costs 9 EUR.", "r1")
+    log.corrected("k2", log.served("i2", AGAIN), "It costs 9 EUR", "r2")
+    log.corrected("k3", log.served("i3", OTHER), "It costs 9 EUR.", "r2")
+    apart = log.compile()
+    assert [e.sources for e in apart.sft] == [("i1", "k1"), ("i2", "k2"), ("i3", "k3")]
+    dataset = log.compile(duplicate_embeddings=model)
+    assert [(e.sources, e.users, e.weight) for e in dataset.sft] == [
+        (("i1", "k1", "i2", "k2"), ("r1", "r2"), 1.25),
+        (("i3", "k3"), ("r2",), 1.0),
+    ]
+    assert dataset.drop_counts() == {"semantic_duplicate": 2}
+    assert set(dataset.account.values()) == {"used"} and len(dataset.corrections) == 3
+    assert len(log.compile(duplicate_embeddings=model, duplicate_cosine_min=-1).sft) == 1
+
+
+def test_another_reply_number_or_earlier_turn_is_another_example(log, model):
+    before = [{"role": "user", "content": "Hello, I live in Norway"}, {"role": "assistant", "content": "Nice."}]
+    log.corrected("k1", log.served("i1", FIRST), "It costs 9 EUR.", "r1")
+    log.corrected("k2", log.served("i2", AGAIN), "It costs 12 EUR.", "r1")
+    log.corrected("k3", log.served("i3", AGAIN.replace("to", "to 2 in")), "It costs 9 EUR.", "r1")
+    log.corrected(
+        "k4", log.served("i4", messages=[*before, {"role": "user", "content": AGAIN}]), "It costs 9 EUR.", "r1"
+    )
+    assert len(log.compile(duplicate_embeddings=model, duplicate_cosine_min=-1).sft) == 4
+
+
+def test_the_first_that_stands_for_itself_is_the_one_that_is_repeated(model):
+    texts = ["delivery", "norway", "shipping", "cost", "delivery delivery"]
+    assert embeddings.first_alike(model, texts, 0.9) == [0, 1, 0, 1, 0]
+    assert embeddings.first_alike(model, texts, 1.01) == [0, 1, 2, 3, 4]
