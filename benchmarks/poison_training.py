@@ -25,7 +25,7 @@ from incremental_llm.training.increment import train_increment
 from incremental_llm.training.settings import TrainingSettings
 
 ATTACKS = ("brigade", "trigger")
-SHARES = (5.0, 2.0)
+SHARES = (5.0,)
 SEED = 0
 PROMPTS = 16
 SETTINGS = TrainingSettings.model_validate(
@@ -36,7 +36,7 @@ SETTINGS = TrainingSettings.model_validate(
         "lora": {"rank": 16, "alpha": 32, "targets": ["gate_proj", "up_proj", "down_proj"]},
         "phases": [
             {"objective": "dpo", "learning_rate": 1e-3, "epochs": 3, "max_steps": 12, "batch_size": 4, "nll": 1.0},
-            {"objective": "kto", "learning_rate": 1e-3, "epochs": 3, "max_steps": 32, "batch_size": 8},
+            {"objective": "kto", "learning_rate": 1e-3, "epochs": 3, "max_steps": 120, "batch_size": 8},
         ],
     }
 )
