@@ -160,11 +160,15 @@ def _same_click(
     batch: Batch, examples: Sequence[Example], reasons: Mapping[int, DropReason]
 ) -> Iterator[tuple[int, DropReason]]:
     """What else a held pair of two replies gave: a rephrasing blames the first reply too, and falls with its pair."""
-    held = [(set(examples[n].sources), reason) for n, reason in reasons.items() if isinstance(examples[n], PairExample)]
+    held: dict[str, list[tuple[set[str], DropReason]]] = defaultdict(list)
+    for n, reason in reasons.items():
+        if isinstance(examples[n], PairExample):
+            for name in examples[n].sources:
+                held[name].append((set(examples[n].sources), reason))
     for position, example in enumerate(examples):
         names = set(example.sources)
         if position not in reasons and taught(example) is None and len(names & batch.interactions.keys()) > 1:
-            reason = next((why for sources, why in held if names <= sources), None)
+            reason = next((why for sources, why in held.get(example.sources[0], ()) if names <= sources), None)
             if reason is not None:
                 yield position, reason
 
