@@ -9,7 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """The collector is off inside and as it was outside; to read a night's events takes half as long, to compile them three quarters.
+    """The collector is off inside and as it was outside.
+
+    To read a night's events takes half as long, to compile them three quarters.
 
     Counting references, which frees nearly everything, goes on. Cycles that other threads make meanwhile stay until
     the end.
