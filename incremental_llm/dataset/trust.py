@@ -161,10 +161,10 @@ def _same_click(
 ) -> Iterator[tuple[int, DropReason]]:
     """What else a held pair of two replies gave: a rephrasing blames the first reply too, and falls with its pair."""
     held: dict[str, list[tuple[set[str], DropReason]]] = defaultdict(list)
-    for n, reason in reasons.items():
+    for n, why in reasons.items():
         if isinstance(examples[n], PairExample):
             for name in examples[n].sources:
-                held[name].append((set(examples[n].sources), reason))
+                held[name].append((set(examples[n].sources), why))
     for position, example in enumerate(examples):
         names = set(example.sources)
         if position not in reasons and taught(example) is None and len(names & batch.interactions.keys()) > 1:
