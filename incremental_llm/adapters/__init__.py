@@ -3,6 +3,7 @@
     stack.py         which adapters over which base, by digest (no torch)
     chat_tokens.py   chats as token ids, the same for training and serving (no torch)
     lora.py          a PEFT folder as plain tensors, and back
+    foreign/         adapters that somebody else made: judged, then written anew
     merge.py         several adapters into one, or into weights; exact, or of a smaller rank
     load.py          base + stack as a plain model: folded, or concatenated over a 4-bit base
     sharding.py      a frozen model spread over processes (FSDP2, ZeRO-3)

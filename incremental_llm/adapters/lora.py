@@ -34,7 +34,7 @@ _PREFIX = "base_model.model."
 _TENSOR_NAME = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 
 # Features of PEFT's LoRA that add something other than s·B·A to a linear layer's weight.
-_UNSUPPORTED = {
+NOT_PLAIN = {
     "use_dora": "DoRA scales the whole weight, so it is not a sum",
     "modules_to_save": "whole modules saved beside LoRA are not a low-rank sum",
     "lora_bias": "biases are not merged",
@@ -49,7 +49,7 @@ _UNSUPPORTED = {
     "kasa_config": "KaSA changes the base weight",
     "monteclora_config": "MonteCLoRA samples its factors",
 }
-_PLAIN_INITS = {"gaussian", "orthogonal", "eva"}
+PLAIN_INITS = {"gaussian", "orthogonal", "eva"}
 
 
 Factors = tuple[torch.Tensor, torch.Tensor]
@@ -79,7 +79,7 @@ def read_adapter(folder: Path, *, device: str | torch.device = "cpu") -> LoraAda
     """The adapter that PEFT saved in `folder`, in its stored dtype.
 
     Raises:
-        InputError: no adapter there, weights as a pickle, or a kind of LoRA that is not plain (see `_UNSUPPORTED`).
+        InputError: no adapter there, weights as a pickle, or a kind of LoRA that is not plain (see `NOT_PLAIN`).
         IntegrityError: damaged files, shapes that disagree with the config, or values that are not finite.
     """
     config = _read_config(folder)
@@ -173,13 +173,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected peft_type 'LORA', found {found!r}. Only LoRA adapters can be stacked.")
     if config.get("bias", "none") != "none":
         raise InputError(f"{path}: expected bias 'none', found {config['bias']!r}. Train it again with bias='none'.")
-    for key, reason in _UNSUPPORTED.items():
+    for key, reason in NOT_PLAIN.items():
         if config.get(key):
             raise InputError(
                 f"{path}: expected plain LoRA, found {key} = {config[key]!r}: {reason}. Train it again without {key}."
             )
     init = config.get("init_lora_weights", True)
-    if not isinstance(init, bool) and init not in _PLAIN_INITS:
+    if not isinstance(init, bool) and init not in PLAIN_INITS:
         raise InputError(
             f"{path}: expected an adapter over the unchanged base, found init_lora_weights = {init!r}, which changes "
             "the base weights. Convert it to plain LoRA with PEFT's path_initial_model_for_weight_conversion."
