@@ -10,6 +10,7 @@
     illm patch EVENT_ID               a minimal adapter for one correction, and what else it moves
     illm evaluate production          measure any version
     illm registry list                versions, refs and rejected attempts
+    illm check-adapter FOLDER         whether an adapter of somebody else fits, and what it holds
     illm export production out        a plain PEFT folder, or a merged model
     illm report · illm chat · illm doctor
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from incremental_llm.cli import (
+    adapter,
     api_key,
     chat,
     dataset,
@@ -27,7 +28,7 @@ from incremental_llm.cli.errors import ErrorBoundary
 
 _ORDER = (
     *("init", "feedback", "serve-ingest", "api-key", "dataset", "review", "run", "nightly", "patch", "rebuild"),
-    *("evaluate", "registry", "export", "report", "chat", "doctor"),
+    *("evaluate", "registry", "check-adapter", "export", "report", "chat", "doctor"),
 )
 
 
@@ -82,6 +83,7 @@ app.command("patch")(patch.patch)
 app.command("rebuild")(erase.rebuild)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(registry.app, name="registry")
+app.command("check-adapter")(adapter.check_adapter)
 app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("chat")(chat.chat)

@@ -185,6 +185,14 @@ def test_importing_twice_gives_the_same_object(tiny_model: Any, tmp_path: Path, 
     assert verify_folder(tmp_path / "one") == verify_folder(tmp_path / "two")
 
 
+def test_an_import_can_be_imported_again(tiny_model: Any, tmp_path: Path, tiny_model_dir: Path) -> None:
+    saved(tiny_model, tmp_path / "theirs", use_rslora=True)
+    import_foreign(tmp_path / "theirs", tiny_model_dir, tmp_path / "one", base_name="tiny")
+    report = import_foreign(tmp_path / "one", tiny_model_dir, tmp_path / "two", base_name="tiny")
+    assert report.warnings == () and report.ignored == (IMPORT_FILE, "manifest.json")
+    assert file_digest(tmp_path / "one" / WEIGHTS_FILE) == file_digest(tmp_path / "two" / WEIGHTS_FILE)
+
+
 def test_what_was_checked_is_what_is_written(tiny_model: Any, tmp_path: Path, tiny_model_dir: Path) -> None:
     saved(tiny_model, tmp_path / "theirs")
     found = check_foreign(tmp_path / "theirs", tiny_model_dir)

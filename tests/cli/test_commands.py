@@ -27,7 +27,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     shown = [line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line.strip()]
     expected = (
         "init feedback serve-ingest api-key dataset review run nightly patch rebuild "
-        "evaluate registry export report chat doctor"
+        "evaluate registry check-adapter export report chat doctor"
     )
     assert shown == expected.split()
     assert "..." not in done.stdout.split("Commands:")[1]
@@ -45,6 +45,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         "patch",
         "rebuild",
         "feedback erase",
+        "check-adapter",
         "export",
         "doctor",
         "chat",

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from incremental_llm.adapters.foreign.quote import quoted
 from incremental_llm.adapters.lora import CONFIG_FILE, WEIGHTS_FILE
+from incremental_llm.artifacts import MANIFEST
 from incremental_llm.errors import InputError, IntegrityError
 
 TOKENIZER_FILES = frozenset(
@@ -25,7 +26,8 @@ TOKENIZER_FILES = frozenset(
     )
 )
 _TEXTS = frozenset(("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", ".gitattributes"))
-_KNOWN = {CONFIG_FILE, WEIGHTS_FILE} | TOKENIZER_FILES | _TEXTS
+_EXPORTS = frozenset((MANIFEST, "export.json", "lineage.json", "import.json"))  # beside the adapters of this project
+_KNOWN = {CONFIG_FILE, WEIGHTS_FILE} | TOKENIZER_FILES | _TEXTS | _EXPORTS
 _KNOWN_FOLDED = {name.casefold(): name for name in _KNOWN}
 _REASONS = {
     r"\.(bin|pt|pth|pkl|pickle|ckpt|joblib|npy|npz|msgpack|h5)": "a pickle or its like, which can run code when it is "
