@@ -82,6 +82,7 @@ def test_every_command_that_is_named_exists() -> None:
         "CHANGELOG.md",
         "docs/design.md",
         "docs/events.md",
+        "docs/import-adapters.md",
         "docs/ingest.md",
         "docs/methods.md",
         "docs/signals.md",

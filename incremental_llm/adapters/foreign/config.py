@@ -182,11 +182,11 @@ def _targets(config: Mapping[str, Any], path: Path, base: BaseLayers) -> list[st
     Raises:
         InputError: a name that is no linear layer of the base, or nothing left to adapt.
     """
-    wanted, unwanted = config["target_modules"], config.get("exclude_modules") or ()
-    if wanted == "all-linear":
-        wanted = [name for name in base.linear if name != base.head]
+    unwanted = set(config.get("exclude_modules") or ())
+    everything = config["target_modules"] == "all-linear"
+    wanted = {name for name in base.linear if name != base.head} if everything else set(config["target_modules"])
     ends = {name: _ends(name) for name in base.linear}
-    none = sorted(set(wanted) - {end for name in base.linear for end in ends[name]})
+    none = sorted(wanted - {end for name in base.linear for end in ends[name]})
     if none:
         raise InputError(
             f"{path}: expected target_modules to name linear layers of the base with weights of their own, found "
@@ -197,8 +197,8 @@ def _targets(config: Mapping[str, Any], path: Path, base: BaseLayers) -> list[st
     found = [
         name
         for name in sorted(base.linear)
-        if not ends[name] & set(unwanted)
-        and (name in wanted or (ends[name] & set(wanted) and (not _given(layers) or _number(name) in numbers)))
+        if not ends[name] & unwanted
+        and (name in wanted or (ends[name] & wanted and (not _given(layers) or _number(name) in numbers)))
     ]
     if not found:
         raise InputError(

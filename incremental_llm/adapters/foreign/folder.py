@@ -26,8 +26,8 @@ TOKENIZER_FILES = frozenset(
     )
 )
 _TEXTS = frozenset(("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", ".gitattributes"))
-_EXPORTS = frozenset((MANIFEST, "export.json", "lineage.json", "import.json"))  # beside the adapters of this project
-_KNOWN = {CONFIG_FILE, WEIGHTS_FILE} | TOKENIZER_FILES | _TEXTS | _EXPORTS
+_OURS = frozenset((MANIFEST, "training.json", "export.json", "lineage.json", "import.json"))  # of this project
+_KNOWN = {CONFIG_FILE, WEIGHTS_FILE} | TOKENIZER_FILES | _TEXTS | _OURS
 _KNOWN_FOLDED = {name.casefold(): name for name in _KNOWN}
 _REASONS = {
     r"\.(bin|pt|pth|pkl|pickle|ckpt|joblib|npy|npz|msgpack|h5)": "a pickle or its like, which can run code when it is "

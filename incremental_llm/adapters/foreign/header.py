@@ -23,6 +23,10 @@ BYTES_OF = {"F32": 4, "F16": 2, "BF16": 2}
 """The dtypes that LoRA weights may have, and bytes a value."""
 
 
+_MOST_SIDES = 8
+"""With sides below 2**63, their product stays a number that can be written down."""
+
+
 @dataclass(frozen=True)
 class TensorEntry:
     """One tensor of the header; `begin` and `end` count bytes of the payload."""
@@ -118,10 +122,10 @@ def _entry(name: str, value: Any, path: Path) -> TensorEntry:
             f"{path}: {quoted(name)}: expected values in {', '.join(BYTES_OF)}, found dtype {quoted(dtype)}. "
             "Save the adapter in one of them."
         )
-    if not isinstance(shape, list) or not all(_counts(side) and side > 0 for side in shape):
-        raise wrong("a shape of numbers above 0", shape)
+    if not isinstance(shape, list) or len(shape) > _MOST_SIDES or not all(_counts(side) and side > 0 for side in shape):
+        raise wrong(f"a shape of at most {_MOST_SIDES} numbers above 0", shape)
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_counts(at) for at in offsets):
-        raise wrong("data_offsets of two whole numbers from 0", offsets)
+        raise wrong("data_offsets of two whole numbers from 0, below 2**63", offsets)
     if offsets[1] < offsets[0]:
         raise wrong("data_offsets that end after they begin", offsets)
     needed = math.prod(shape) * BYTES_OF[dtype]
@@ -131,7 +135,7 @@ def _entry(name: str, value: Any, path: Path) -> TensorEntry:
 
 
 def _counts(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _require_tiled(tensors: tuple[TensorEntry, ...], payload: int, path: Path) -> None:
@@ -140,7 +144,7 @@ def _require_tiled(tensors: tuple[TensorEntry, ...], payload: int, path: Path) -
         if entry.end > payload:
             raise IntegrityError(
                 f"{path}: {quoted(entry.name)}: expected its bytes within the {payload:,} of the payload, found that "
-                f"they end at {quoted(entry.end)}: outside the file. It is cut short: copy it again."
+                f"they end at {entry.end:,}: outside the file. It is cut short: copy it again."
             )
         if entry.begin != at:
             what = "a hole before it" if entry.begin > at else "that it overlaps another tensor"

@@ -20,8 +20,8 @@ from incremental_llm.adapters.lora import Factors, LoraAdapter
 from incremental_llm.errors import InputError, IntegrityError
 
 MAX_RELATIVE_NORM = 1.0
-"""Largest |s·B·A| / |W| of a layer (Frobenius). Fine-tuning gives 0.002 to 0.01, with high rates up to some tenths;
-above 1 the layer computes more of the adapter than of the base, and is another model under the base's name."""
+"""Largest |s·B·A| / |W| of a layer (Frobenius). Nine adapters trained on SmolLM2-135M, at rates up to 1e-3, have 0.002
+to 0.12; above 1 a layer computes more of the adapter than of the base, and is another model under the base's name."""
 MAX_VALUE = 1024.0
 """Largest magnitude in A and s·B. Trained factors stay below 1; beyond this a product with activations leaves float16
 (65,504), though a tiny partner keeps the delta itself small."""
