@@ -191,9 +191,10 @@ def _last_part(name: str) -> str:
 
 def _about_rest(config: ForeignConfig, different: tuple[str, ...], norms: Mapping[str, float]) -> tuple[str, ...]:
     silent = [name for name, norm in norms.items() if norm == 0]
+    more = f" and {len(config.unknown) - 8} more" if len(config.unknown) > 8 else ""
     found = (
         (config.revision, f"its config names revision {quoted(config.revision)} of its base; the one here is pinned"),
-        (config.unknown, f"settings that are unknown here and off: {', '.join(config.unknown)}"),
+        (config.unknown, f"settings that are unknown here and off: {', '.join(config.unknown[:8])}{more}"),
         (different, f"not the base's own, and not used: {', '.join(different)}; it may expect other prompts"),
         (silent, f"{len(silent)} of {len(norms)} modules add nothing, such as {next(iter(silent), '')}"),
     )

@@ -148,7 +148,10 @@ def read_foreign_config(raw: bytes, path: Path, base: BaseLayers) -> ForeignConf
         raise InputError(f"{path}: expected {', '.join(_NEEDED)}, found no {', '.join(missing)}. Restore the file.")
     for key, (allowed, expected) in _ALLOWED.items():
         if key in config and not allowed(config[key]):
-            raise InputError(f"{path}: expected {key} to be {expected}; found {quoted(config[key])}.")
+            raise InputError(
+                f"{path}: expected {key} to be {expected}; found {quoted(config[key])}. "
+                "Restore the file, or train the adapter again."
+            )
     unknown = sorted(config.keys() - _ALLOWED.keys() - _MUST_BE_OFF.keys())
     for key in unknown:
         if not (config[key] is None or config[key] is False or config[key] in ({}, [])):
