@@ -9,6 +9,7 @@ import typer
 from incremental_llm.cli import (
     api_key,
     chat,
+    consolidate,
     dataset,
     doctor,
     erase,
@@ -26,7 +27,19 @@ from incremental_llm.cli import (
 from incremental_llm.cli.errors import ErrorBoundary
 
 _ORDER = (
-    *("init", "feedback", "serve-ingest", "api-key", "dataset", "review", "run", "nightly", "patch", "rebuild"),
+    *(
+        "init",
+        "feedback",
+        "serve-ingest",
+        "api-key",
+        "dataset",
+        "review",
+        "run",
+        "nightly",
+        "patch",
+        "consolidate",
+        "rebuild",
+    ),
     *("evaluate", "registry", "export", "report", "chat", "doctor"),
 )
 
@@ -79,6 +92,7 @@ app.add_typer(review.app, name="review")
 app.command("run")(run.run)
 app.command("nightly")(run.nightly)
 app.command("patch")(patch.patch)
+app.command("consolidate")(consolidate.consolidate)
 app.command("rebuild")(erase.rebuild)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(registry.app, name="registry")
