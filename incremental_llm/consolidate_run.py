@@ -5,8 +5,8 @@
     consolidation_due(...)      why a nightly run should do so now
 
 The one design fact: it has nothing new to show. The claim is the one of a retraining without new feedback, that no
-suite is worse and no accepted correction lost, and the gate is the same. A refused one leaves nothing behind but the
-reason: it is no attempt on anybody's feedback, so no event comes nearer to its quarantine.
+suite is worse and no accepted correction lost, and the gate is the same. A refused one is no version, and no attempt on
+anybody's feedback, so no event comes nearer to its quarantine; its adapter stays as an object that nothing refers to.
 """
 
 from __future__ import annotations
