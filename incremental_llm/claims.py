@@ -1,11 +1,12 @@
 """What a candidate has to show, decided before it is trained: what must be better, and what must not be worse.
 
-    claim = claim_of(todo, dataset, kept, config, suites, superseded)
+    claim = claim_of(todo, corrections, kept, config, suites, superseded)
     claim.corrections        corrections that are measured beside the suites
     claim.better             suites that must get better; production needs room there
 
 An increment must be better at something. So must a retraining, where its feedback gives it anything to be better at.
-Where it does not, one adapter in the place of several is the gain, and nothing at all may be worse for it.
+Where it does not, as in a consolidation, one adapter in the place of several is the gain, and nothing at all may be
+worse for it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from incremental_llm.config import CORRECTION_SUITES, RunConfig
-from incremental_llm.dataset import AcceptedCorrection, CompiledDataset
+from incremental_llm.dataset import AcceptedCorrection
 from incremental_llm.evaluation import Suite
 from incremental_llm.evaluation.corrections import correction_suite
 from incremental_llm.gate.feasible import check_gain, check_suites
@@ -45,20 +46,22 @@ class Claim:
 
 def claim_of(
     todo: Pending,
-    dataset: CompiledDataset,
+    corrections: Sequence[AcceptedCorrection],
     kept: Sequence[AcceptedCorrection],
     config: RunConfig,
     suites: Sequence[Suite],
     superseded: Collection[str],
 ) -> Claim:
-    """The claim of the run that is about to be made; `kept` are the earlier corrections that still hold.
+    """The claim of the run that is about to be made, with `corrections` of its own.
+
+    `kept` are the earlier ones that still hold.
 
     Raises:
         NothingToTrainError: a gain is needed, and neither a suite nor enough corrections could show it.
         InputError: a new suite that is to be guarded like an old one has too few items for its margin.
     """
     roles, policy = config.suites, config.gate
-    own = None if roles.new else correction_suite(LEARNED, fresh(dataset.corrections, kept))
+    own = None if roles.new else correction_suite(LEARNED, fresh(corrections, kept))
     testable = len(own.items) if own else 0
     earlier = correction_suite(KEPT, kept)
     replaced = len(todo.head.stack.adapters) - len(todo.below.adapters)

@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from incremental_llm.adapters.merge_settings import MergeSettings
 from incremental_llm.chat import json_digest
 from incremental_llm.dataset import CompileSettings
 from incremental_llm.errors import ConfigError
@@ -79,6 +80,51 @@ class SuitesConfig(BaseModel):
         return self
 
 
+class ConsolidationSettings(MergeSettings):
+    """How several adapters become one, and when a nightly run does so by itself: never, unless told.
+
+    It does so after an increment that was promoted, as a candidate of its own; where the gate refuses it, the stack
+    stays. `illm consolidate` does it at any time.
+    """
+
+    after: int | None = Field(
+        None, ge=1, description="a nightly run makes one of more adapters than this; null: however many there are"
+    )
+    max_rank: int | None = Field(
+        None,
+        ge=1,
+        description="and of adapters whose ranks sum to more than this, which a server would have to be given; null: "
+        "the largest that vLLM takes, with `after`, and none without",
+    )
+    scales: tuple[float, ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="factors of the newest adapter, each measured as a candidate; the best is judged, more strictly",
+    )
+
+    @property
+    def automatic(self) -> bool:
+        """Whether a nightly run consolidates."""
+        return self.after is not None or self.max_rank is not None
+
+    @model_validator(mode="after")
+    def _scales_that_differ(self) -> Self:
+        if len(set(self.scales)) < len(self.scales) or min(self.scales) <= 0:
+            raise ValueError(f"expected scales above 0, each once, found {list(self.scales)}")
+        return self
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.automatic and self.rank is None:
+            raise ValueError(
+                "expected consolidation.rank with after or max_rank, or the one adapter would grow with every night, "
+                "found null"
+            )
+        if self.max_rank is not None and self.rank is not None and self.rank > self.max_rank:
+            raise ValueError(f"expected rank of at most max_rank, {self.max_rank}, found {self.rank}")
+        return self
+
+
 class RunConfig(BaseModel):
     """Everything that decides a run, data aside."""
 
@@ -96,6 +142,7 @@ class RunConfig(BaseModel):
     replay: ReplaySettings = ReplaySettings()
     training: TrainingSettings = TrainingSettings()
     gate: GatePolicy = GatePolicy()
+    consolidation: ConsolidationSettings = ConsolidationSettings()
     review: ReviewSettings = ReviewSettings()
 
     @model_validator(mode="after")

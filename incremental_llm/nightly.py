@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from incremental_llm.errors import NothingToTrainError, WorkspaceBusyError
+from incremental_llm.errors import IncrementalError, NothingToTrainError, WorkspaceBusyError
 
 if TYPE_CHECKING:
     from incremental_llm.config import RunConfig
+    from incremental_llm.consolidate_run import Consolidation
     from incremental_llm.pipeline import RunOutcome
+    from incremental_llm.workspace import Workspace
 
 Progress = Callable[[str, int, int, float | None], None]
 
@@ -47,13 +49,41 @@ def run_nightly(
         say(f"nightly run in {config.workspace}, base {config.base}")
         progress(LOADING, 0, 0, None)
         outcome = workspace.run(progress, train)
+        told = summary(outcome)
+        if outcome.decision == "promoted" and config.consolidation.automatic:
+            told = (*told, *_consolidated(workspace, say, progress))
     except WorkspaceBusyError as busy:
         return busy.exit_code, str(busy)
     except NothingToTrainError as nothing:
         return nothing.exit_code, str(nothing)
     finally:
         workspace.close()
-    return EXIT_CODES[outcome.decision], "\n".join(summary(outcome))
+    return EXIT_CODES[outcome.decision], "\n".join(told)
+
+
+def _consolidated(workspace: Workspace, say: Callable[[str], None], progress: Progress) -> tuple[str, ...]:
+    """One adapter of several where the recipe has it, in words; whatever comes of it, the night's increment stands."""
+    try:
+        if not (why := workspace.consolidation_due()):
+            return ()
+        say(f"consolidating {why}")
+        return consolidation_summary(workspace.consolidate(progress=progress))
+    except IncrementalError as error:
+        return (f"not consolidated, production stays on its stack: {error}",)
+
+
+def consolidation_summary(found: Consolidation) -> tuple[str, ...]:
+    """What a consolidation decided and why, a fact a line."""
+    if found.version is None:
+        return (
+            f"not consolidated, production stays on its stack: {found.plan.sentence}",
+            *(f"  because {reason}" for reason in found.checks.reasons),
+        )
+    before, after = found.plan.before, found.plan.after
+    return (
+        f"consolidated: production is now version {found.version}, {found.plan.sentence}",
+        f"  rank {before.rank} -> {after.rank}, {before.bytes / 2**20:.1f} -> {after.bytes / 2**20:.1f} MiB",
+    )
 
 
 def summary(outcome: RunOutcome) -> tuple[str, ...]:

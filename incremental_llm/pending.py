@@ -159,7 +159,9 @@ def young_among(
 
 def check_same_log(registry: Registry, store: FeedbackStore, attempts: Sequence[Attempt]) -> None:
     """Refuse a feedback store that is not the one which the registry has read: its places would be skipped unread."""
-    version = max((s.version for s in registry.list() if s.kind == "increment"), default=None)
+    snapshots = registry.list()
+    read = (s.version for s in snapshots if s.kind == "increment" and consumed(snapshots, s.version))
+    version = max(read, default=None)  # a consolidation has read nothing
     seen = {
         **({f"version {version}": registry.events_of(version)} if version is not None else {}),
         **({f"attempt {attempts[-1].id[:8]}": registry.events_of_attempt(attempts[-1].id)} if attempts else {}),

@@ -144,7 +144,7 @@ def judge_increment(
     clock.lap("compile")
 
     kept = still_true(todo.accepted, dataset.superseded | todo.superseded)
-    claim = claim_of(todo, dataset, kept, config, suites, superseded)
+    claim = claim_of(todo, dataset.corrections, kept, config, suites, superseded)
     suites = (*suites, *claim.corrections)
     check_phases(planned, config)
     measured = Measurement(workspace / "evaluations", base.folder, registry.objects, progress)
@@ -182,7 +182,7 @@ def judge_increment(
     write_json(folder / "representation.json", heard.model_dump(mode="json"))
     untold = (claim.note, topicless(dataset.examples, config, facts), spared, corrections, weighed, heard.sentence)
     notes = [*unknown_names(todo, store, config), *filter(None, untold)]
-    decision = _verdict(todo.head.stack, production, stack, candidate, config, claim, superseded)
+    decision = verdict(todo.head.stack, production, stack, candidate, config, claim, superseded)
     write_json(folder / "decision.json", decision.model_dump(mode="json"))
     return Judged(
         todo=todo,
@@ -211,7 +211,7 @@ def judge_increment(
     )
 
 
-def _verdict(
+def verdict(
     before: Stack,
     production: EvaluationReport,
     after: Stack,
@@ -220,6 +220,7 @@ def _verdict(
     claim: Claim,
     superseded: Sequence[str],
 ) -> Decision:
+    """The gate's decision on the stack `after` in the place of `before`, for what was claimed before it was made."""
     claimed = {suite.name for suite in claim.corrections}  # by what was promised, not by what was measured
     return decide(
         candidate=candidate,

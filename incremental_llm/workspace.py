@@ -48,6 +48,7 @@ from incremental_llm.runs import Run, next_run
 from incremental_llm.training.settings import PatchSettings
 
 if TYPE_CHECKING:
+    from incremental_llm.consolidate_run import Consolidation, ConsolidationPlan
     from incremental_llm.erase import ErasurePlan, ErasureReport, RebuildReport
     from incremental_llm.evaluation.measure import Measurement
     from incremental_llm.handoff import ExportReport
@@ -223,7 +224,7 @@ class Workspace:
         training = self.config.training
         mixture = mix(dataset.examples, replay.tonight, self.config.mixing, training.seed, todo.facts, training.passes)
         kept = pending.still_true(todo.accepted, dataset.superseded | todo.superseded)
-        claim = claim_of(todo, dataset, kept, self.config, suites, superseded)
+        claim = claim_of(todo, dataset.corrections, kept, self.config, suites, superseded)
         pending.check_phases(mixture, self.config)
         lines = [
             *([run.continued] if run.continued else []),
@@ -334,6 +335,40 @@ class Workspace:
                 out=out or patch_folder(self.config.workspace, event),
                 progress=progress,
             )
+
+    def plan_consolidation(self, last: int | None = None) -> ConsolidationPlan:
+        """What `consolidate` would make, how large and how far from the stack; nothing is written or measured."""
+        from incremental_llm.consolidate_run import plan_consolidation
+
+        self.registry.refuse_pending()
+        return plan_consolidation(self.registry, self.config, last)
+
+    def consolidate(self, last: int | None = None, *, progress: Progress = silent) -> Consolidation:
+        """Make production's `last` adapters one, by default all, as `consolidation` of the recipe says, if it passes.
+
+        Raises:
+            InputError: fewer than two adapters, or suites that cannot judge it.
+            WorkspaceBusyError: a run holds the workspace.
+        """
+        from incremental_llm.consolidate_run import consolidate
+
+        with exclusive(self.config.workspace):
+            self.registry.refuse_pending()
+            return consolidate(
+                registry=self.registry,
+                store=self.store,
+                config=self.config,
+                base=self.base,
+                suites=self.suites(),
+                last=last,
+                progress=progress,
+            )
+
+    def consolidation_due(self) -> str:
+        """Why the recipe has a nightly run make one of production's adapters now; empty where it has not."""
+        from incremental_llm.consolidate_run import consolidation_due
+
+        return consolidation_due(self.registry, self.config)
 
     def evaluate(
         self, ref: str | int = "production", suites: Sequence[str] | None = None, progress: Progress = silent

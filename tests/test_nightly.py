@@ -40,7 +40,7 @@ class Workspace:
 @pytest.fixture
 def nightly(monkeypatch, tmp_path):
     """Run a night whose work is the function given; returns the result, what was said, and the workspace."""
-    config = SimpleNamespace(workspace=tmp_path, base="tiny")
+    config = SimpleNamespace(workspace=tmp_path, base="tiny", consolidation=SimpleNamespace(automatic=False))
 
     def night(act: Any) -> tuple[tuple[int, str], list[str], Workspace]:
         workspace, said = Workspace(act), []

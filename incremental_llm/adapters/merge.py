@@ -2,8 +2,9 @@
 
     >>> one = concatenate([read_adapter(a), read_adapter(b)])   # exact, rank r_a + r_b   # doctest: +SKIP
     >>> small, error = reduce_rank(one, 16)                      # best of rank 16         # doctest: +SKIP
+    >>> small, error = reduce_to_error(one, 0.01)                # of 1 % error at most    # doctest: +SKIP
 
-Shapes: R rank, I inputs, O outputs, K kept rank.
+Shapes: R rank, I inputs, O outputs.
 
 The one design fact: a stack is the sum of its deltas. Concatenating factors keeps that sum exactly, merging rounds it
 once to the weight's dtype, and nothing is ever unmerged: in bf16, merge and unmerge changes most weights.
@@ -13,21 +14,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from incremental_llm.adapters.lora import Factors, LoraAdapter
+from incremental_llm.adapters.low_rank import RankReduction, cut, of_factors, rank_for
 from incremental_llm.errors import InputError, IntegrityError
 
 
-@dataclass(frozen=True)
-class RankReduction:
-    """Relative Frobenius error of a reduction, 0 (exact) to 1: over all modules together, and of each."""
+def weighted(adapters: Sequence[LoraAdapter], weights: Sequence[float]) -> list[LoraAdapter]:
+    """Adapters whose deltas are `weights` times those given: task arithmetic (Ilharco et al. 2023), by their scalings.
 
-    relative_error: float
-    modules: Mapping[str, float]
+    A weight below 0 takes away what an adapter added; one of weight 0 is left out.
+
+    Raises:
+        InputError: another number of weights than of adapters, one that is not finite, or none above or below 0.
+    """
+    require_alike(adapters)
+    if len(weights) != len(adapters) or not all(map(math.isfinite, weights)) or not any(weights):
+        raise InputError(
+            f"expected {len(adapters)} finite weights, one for each adapter and not all 0, found {list(weights)}."
+        )
+    return [
+        replace(adapter, scaling={name: weight * scaling for name, scaling in adapter.scaling.items()})
+        for adapter, weight in zip(adapters, weights, strict=True)
+        if weight
+    ]
 
 
 def concatenate(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
@@ -37,19 +51,14 @@ def concatenate(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
 
     Raises:
         InputError: no adapters, or two that disagree on the shape of a module (adapters of different bases).
+        IntegrityError: a value that is not finite.
     """
-    _require_some(adapters)
-    names = sorted({name for adapter in adapters for name in adapter.modules})
+    require_alike(adapters)
     modules: dict[str, Factors] = {}
-    for name in names:
+    for name in sorted({name for adapter in adapters for name in adapter.modules}):
         parts = [adapter.folded(name) for adapter in adapters if name in adapter.modules]
-        shapes = {(B_OR.shape[0], A_RI.shape[1]) for A_RI, B_OR in parts}
-        if len(shapes) > 1:
-            raise InputError(
-                f"{name}: expected one shape in all adapters, found {sorted(shapes)}. They are of different bases."
-            )
         modules[name] = (torch.cat([A_RI for A_RI, _ in parts]), torch.cat([B_OR for _, B_OR in parts], dim=1))
-    return _unscaled(adapters[0].config, modules)
+    return unscaled(adapters[0].config, modules)
 
 
 def merged(weights: Mapping[str, torch.Tensor], adapters: Sequence[LoraAdapter]) -> dict[str, torch.Tensor]:
@@ -83,26 +92,29 @@ def merge_into(model: torch.nn.Module, adapters: Sequence[LoraAdapter]) -> None:
 
 
 def reduce_rank(adapter: LoraAdapter, rank: int) -> tuple[LoraAdapter, RankReduction]:
-    """The best adapter of at most `rank` in the Frobenius norm (Eckart-Young), and how far it is from `adapter`.
+    """The best adapter of at most `rank` in the Frobenius norm, and how far it is from `adapter`.
 
-    QR of both factors leaves an R x R core whose SVD is that of the delta itself. A module whose rank is not above
-    `rank` is kept as it is, exactly.
+    A module whose rank is not above `rank` is kept as it is, exactly.
 
     Raises:
         InputError: `rank` below 1.
     """
-    if rank < 1:
-        raise InputError(f"expected a rank of at least 1, found {rank}.")
-    modules: dict[str, Factors] = {}
-    lost: dict[str, float] = {}
-    total: dict[str, float] = {}
-    for name in adapter.modules:
-        modules[name], kept_K, dropped = _truncated(adapter.folded(name), rank)
-        lost[name], total[name] = float(dropped.square().sum()), float(kept_K.square().sum() + dropped.square().sum())
-    errors = {name: math.sqrt(lost[name] / total[name]) if total[name] else 0.0 for name in modules}
-    whole = sum(total.values())
-    overall = math.sqrt(sum(lost.values()) / whole) if whole else 0.0
-    return _unscaled(adapter.config, modules), RankReduction(overall, errors)
+    modules, reduction = cut({name: of_factors(adapter.folded(name)) for name in adapter.modules}, rank)
+    return unscaled(adapter.config, modules), reduction
+
+
+def reduce_to_error(adapter: LoraAdapter, error: float, most: int | None = None) -> tuple[LoraAdapter, RankReduction]:
+    """The best adapter of the smallest rank whose relative Frobenius error is at most `error`, and its error.
+
+    No rank is above `most`, if that is given: the error can then be larger than was asked for, and is reported.
+
+    Raises:
+        InputError: an error that is not in [0, 1), or `most` below 1.
+    """
+    deltas = {name: of_factors(adapter.folded(name)) for name in adapter.modules}
+    needed = rank_for(deltas, error)
+    modules, reduction = cut(deltas, needed if most is None else min(needed, most))
+    return unscaled(adapter.config, modules), reduction
 
 
 def padded(adapter: LoraAdapter, rank: int) -> LoraAdapter:
@@ -120,27 +132,13 @@ def padded(adapter: LoraAdapter, rank: int) -> LoraAdapter:
         missing = rank - A_RI.shape[0]
         pad = torch.nn.functional.pad
         modules[name] = (pad(A_RI, (0, 0, 0, missing)), pad(B_OR, (0, missing)))
-    return _unscaled(adapter.config, modules)
+    return unscaled(adapter.config, modules)
 
 
-def _unscaled(config: Mapping[str, Any], modules: Mapping[str, Factors]) -> LoraAdapter:
+def unscaled(config: Mapping[str, Any], modules: Mapping[str, Factors]) -> LoraAdapter:
     """An adapter whose scalings are 1; the config keeps what is still true of it (which base it is for)."""
     kept = {key: config[key] for key in ("peft_type", "task_type", "base_model_name_or_path") if key in config}
     return LoraAdapter(kept, modules, dict.fromkeys(modules, 1.0))
-
-
-def _truncated(factors: Factors, rank: int) -> tuple[Factors, torch.Tensor, torch.Tensor]:
-    """Factors of at most `rank`, the singular values kept and those dropped; float64 inside."""
-    Qb_OR, Rb_RR = torch.linalg.qr(factors[1].double())
-    Qa_IR, Ra_RR = torch.linalg.qr(factors[0].double().T)
-    U_RR, S_R, Vt_RR = torch.linalg.svd(Rb_RR @ Ra_RR.T)
-    keep = min(rank, S_R.numel())
-    if factors[0].shape[0] <= rank:
-        return factors, S_R, S_R[:0]
-    root_K = S_R[:keep].sqrt()
-    B_OK = (Qb_OR @ U_RR[:, :keep]) * root_K
-    A_KI = root_K[:, None] * (Vt_RR[:keep] @ Qa_IR.T)
-    return (A_KI.float(), B_OK.float()), S_R[:keep], S_R[keep:]
 
 
 def _summed(weight_OI: torch.Tensor, name: str, adapters: Sequence[LoraAdapter]) -> torch.Tensor:
@@ -179,6 +177,32 @@ def _require_mergeable(weights: Mapping[str, torch.Tensor], name: str) -> None:
             f"{name}: expected a weight of its own, found one that is tied to {twin}, which the merge would change as "
             "well. Leave tied modules out of target_modules, or untie them first."
         )
+
+
+def require_alike(adapters: Sequence[LoraAdapter]) -> None:
+    """Refuse adapters that cannot be summed.
+
+    Two bases with layers of the same shapes cannot be told apart here: a registry pins the base by its digest.
+
+    Raises:
+        InputError: no adapters, or two that disagree on the shape of a module (adapters of different bases).
+        IntegrityError: a value that is not finite.
+    """
+    _require_some(adapters)
+    shapes: dict[str, set[tuple[int, int]]] = {}
+    for adapter in adapters:
+        for name, (A_RI, B_OR) in adapter.modules.items():
+            shapes.setdefault(name, set()).add((B_OR.shape[0], A_RI.shape[1]))
+            if not (bool(torch.isfinite(A_RI).all()) and bool(torch.isfinite(B_OR).all())):
+                raise IntegrityError(
+                    f"{name}: expected finite weights, found NaN or infinity. Training diverged or the file is "
+                    "damaged: do not use this adapter."
+                )
+    for name, found in sorted(shapes.items()):
+        if len(found) > 1:
+            raise InputError(
+                f"{name}: expected one shape in all adapters, found {sorted(found)}. They are of different bases."
+            )
 
 
 def _require_some(adapters: Sequence[LoraAdapter]) -> None:

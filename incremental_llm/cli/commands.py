@@ -10,6 +10,7 @@ from incremental_llm.cli import (
     adapter,
     api_key,
     chat,
+    consolidate,
     dataset,
     doctor,
     erase,
@@ -27,8 +28,8 @@ from incremental_llm.cli import (
 from incremental_llm.cli.errors import ErrorBoundary
 
 _ORDER = (
-    *("init", "feedback", "serve-ingest", "api-key", "dataset", "review", "run", "nightly", "patch", "rebuild"),
-    *("evaluate", "registry", "check-adapter", "export", "report", "chat", "doctor"),
+    *("init", "feedback", "serve-ingest", "api-key", "dataset", "review", "run", "nightly", "patch", "consolidate"),
+    *("rebuild", "evaluate", "registry", "check-adapter", "export", "report", "chat", "doctor"),
 )
 
 
@@ -80,6 +81,7 @@ app.add_typer(review.app, name="review")
 app.command("run")(run.run)
 app.command("nightly")(run.nightly)
 app.command("patch")(patch.patch)
+app.command("consolidate")(consolidate.consolidate)
 app.command("rebuild")(erase.rebuild)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(registry.app, name="registry")

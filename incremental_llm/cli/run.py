@@ -12,6 +12,7 @@ from incremental_llm.cli.options import ConfigOption, DryRunOption, JsonOption, 
 
 if TYPE_CHECKING:
     from incremental_llm.evaluation import EvaluationReport
+    from incremental_llm.gate import Decision
     from incremental_llm.pipeline import RunOutcome
 
 
@@ -39,7 +40,7 @@ def run(
     if as_json:
         result(_record(outcome))
     else:
-        _show(outcome, summary(outcome))
+        show_checks(outcome.checks, summary(outcome))
         next_steps(*_after(outcome))
     raise typer.Exit(EXIT_CODES[outcome.decision])
 
@@ -85,14 +86,14 @@ def _after(outcome: RunOutcome) -> tuple[str, ...]:
     return ("illm report", "illm registry list", "illm feedback import FILE.jsonl   (a retry needs new feedback)")
 
 
-def _show(outcome: RunOutcome, verdict: tuple[str, ...]) -> None:
+def show_checks(decision: Decision, verdict: tuple[str, ...]) -> None:
     """The gate's table, the items that were lost, and the verdict."""
     from incremental_llm.gate.decision import COLUMNS
 
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in outcome.checks.table()]
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in decision.table()]
     table("what the gate looked at (points of 100)", rows)
     write()
-    for check in outcome.checks.checks:
+    for check in decision.checks:
         if check.lost:
             more = f" and {check.lost_total - len(check.lost)} more" if check.lost_total > len(check.lost) else ""
             write(f"right before and wrong now in {check.name}: {', '.join(check.lost)}{more}")

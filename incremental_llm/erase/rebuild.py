@@ -33,7 +33,7 @@ from incremental_llm.gate import Decision, decide
 from incremental_llm.pending import Pending, accepted_corrections, left_out, pending_from, policy_changes
 from incremental_llm.pending import superseded_suites as superseded_by
 from incremental_llm.pipeline import Progress
-from incremental_llm.registry import Erasure, Registry, Snapshot, increments_in
+from incremental_llm.registry import Erasure, Registry, Snapshot, consumed, increments_in
 from incremental_llm.registry.objects import ObjectStore
 from incremental_llm.retrain import retraining_from
 
@@ -226,12 +226,15 @@ class Rebuilding:
 
 
 def nights_to_rebuild(snapshots: Sequence[Snapshot], head: Snapshot, tainted: set[str]) -> tuple[int, ...]:
-    """The increments that production stands on, from the first whose stack holds a tainted adapter; in their order."""
+    """The increments that production stands on, from the first whose stack holds a tainted adapter; in their order.
+
+    A consolidation has read nothing, and is none: what is made again is a stack, which can be consolidated anew.
+    """
     if tainted.isdisjoint(head.stack.adapters):
         return ()
     standing = sorted(increments_in(snapshots, head.version))
     first = next(version for version in standing if not tainted.isdisjoint(snapshots[version].stack.adapters))
-    return tuple(version for version in standing if version >= first)
+    return tuple(version for version in standing if version >= first and consumed(snapshots, version))
 
 
 def _read_line(registry: Registry, store: FeedbackStore, config: RunConfig, until: int | None, *, most: int) -> Pending:

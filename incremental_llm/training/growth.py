@@ -115,17 +115,28 @@ def consolidated(adapter_folders: Sequence[Path], out: Path, settings: TrainingS
     if rank is not None:
         total, reduction = reduce_rank(total, rank)
         error = reduction.relative_error
-    newest = adapter_folders[-1]
-    record = json.loads((newest / RECORD).read_text(encoding="utf-8"))
     note = f"{len(adapter_folders)} adapters became one of rank {max(total.ranks.values())}, relative error {error:.2g}"
+    write_consolidated(adapter_folders, total, out, base_name, note, replaces=len(adapter_folders) - 1)
+    return note
+
+
+def write_consolidated(
+    adapter_folders: Sequence[Path], one: LoraAdapter, out: Path, base_name: str, note: str, *, replaces: int
+) -> None:
+    """Write `one`, made of the adapters of `adapter_folders`, to `out`, with the newest one's records beside it.
+
+    `replaces` is how many adapters of production it takes the place of.
+    """
+    newest = adapter_folders[-1]
+    told = newest / RECORD
+    record = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
     record |= {
         "increments": increments_behind(adapter_folders),
-        "replaces": len(adapter_folders) - 1,
-        "notes": [*record["notes"], note],
+        "replaces": replaces,
+        "notes": [*record.get("notes", ()), note],
     }
     with staged_folder(out) as staged:
-        write_adapter(staged, total.modules, base_name, scaling=total.scaling)
+        write_adapter(staged, one.modules, base_name, scaling=one.scaling)
         stored_beside(newest).write(staged)
         write_json(staged / RECORD, record)
     verify_folder(out)
-    return note

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from incremental_llm.adapters.stack import BaseRef, Stack
 from incremental_llm.chat import Message
 from incremental_llm.cli import app
+from incremental_llm.consolidate_run import Consolidation, ConsolidationPlan, ServingCost
 from incremental_llm.dataset import (
     CompiledDataset,
     CompileSettings,
@@ -298,6 +299,20 @@ class FakeWorkspace:
         near = SimpleNamespace(count=8, moved=(moved,), changed=3, mean_kl=0.01, max_kl=0.2)
         far = SimpleNamespace(count=16, moved=(), changed=0, mean_kl=0.001, max_kl=0.002)
         return PatchRecord(Path("patches/k1"), "no", "yes", 4.5, 0.25, 12, 900, 0.5, 1000, near, far, 9.5)
+
+    def plan_consolidation(self, last: int | None = None) -> ConsolidationPlan:
+        told = self.config.consolidation
+        self.remember("plan consolidation", last, told.method, told.rank, told.error, told.scales)
+        costs = (ServingCost(3, 48, 3 * 2**20), ServingCost(1, told.rank or 48, 2**20))
+        return ConsolidationPlan(3, told.method, 1.0, (16, 16, 16), *costs, 0.125, ("model.layers.0.q_proj", 0.25))
+
+    def consolidate(self, last: int | None = None, *, progress: Any) -> Consolidation:
+        self.remember("consolidate", last)
+        progress("measuring", 1, 1, None)
+        plan, outcome = self.plan_consolidation(last), self.outcome
+        version = outcome.version if outcome.decision == "promoted" else None
+        reports = (outcome.production, outcome.candidate)
+        return Consolidation(plan, {1.0: 0.5}, STACK, outcome.checks, *reports, version)
 
     def evaluate(self, ref: str, suites: Sequence[str] | None, progress: Any) -> EvaluationReport:
         self.remember("evaluate", ref, suites)

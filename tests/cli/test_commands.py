@@ -26,7 +26,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
     shown = [line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line.strip()]
     expected = (
-        "init feedback serve-ingest api-key dataset review run nightly patch rebuild "
+        "init feedback serve-ingest api-key dataset review run nightly patch consolidate rebuild "
         "evaluate registry check-adapter export report chat doctor"
     )
     assert shown == expected.split()
@@ -44,6 +44,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         "run",
         "patch",
         "rebuild",
+        "consolidate",
         "feedback erase",
         "check-adapter",
         "export",
