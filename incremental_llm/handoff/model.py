@@ -62,7 +62,7 @@ def export_gguf(source: Source, out: Path, *, dtype: str | None = None) -> Expor
         write_model(folder / GGUF_FILE, model, source.base_folder, dtype=dtype, name=name)
 
     def read(folder: Path) -> tuple[Any, Any]:
-        return read_model(folder / GGUF_FILE, dtype=source.dtype, device=source.device)
+        return read_model(folder / GGUF_FILE, source.base_config, dtype=source.dtype, device=source.device)
 
     return _export(source, out, "gguf", dtype, write, read, gguf_commands(str(out / GGUF_FILE)))
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import gguf
 import torch
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from incremental_llm.errors import InputError
 
@@ -73,6 +74,15 @@ class Architecture:
         halves_HD = torch.arange(heads * self.head_dim).view(heads, 2, self.head_dim // 2)
         return halves_HD.transpose(1, 2).flatten()
 
+    def rope_divisors(self) -> torch.Tensor | None:
+        """By what each rotation's frequency is divided (D / 2), as Llama 3.1 and later do it; None where by nothing."""
+        if _rope_type(self.config) != "llama3":
+            return None
+        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](self.config, device=torch.device("cpu"))
+        plain = self.config.rope_parameters["rope_theta"] ** -(torch.arange(0, self.head_dim, 2) / self.head_dim)
+        divisors: torch.Tensor = plain / scaled
+        return divisors
+
     def _heads_of(self, parameter: str) -> int | None:
         """H of a query or key layer whose rows move."""
         if not self.rotates_neighbours:
@@ -105,13 +115,15 @@ def architecture_of(config: Any) -> Architecture:
     return Architecture(*_KNOWN[config.model_type], config)
 
 
+def _rope_type(config: Any) -> str:
+    return str((config.rope_parameters or {}).get("rope_type", "default"))
+
+
 def _settings(config: Any) -> dict[str, tuple[Any, Any]]:
     """What must hold, by the name of the setting: (found, expected)."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    found: dict[str, tuple[Any, Any]] = {
-        "rope_type": (rope.get("rope_type", "default"), "default"),
-        "hidden_act": (config.hidden_act, "silu"),
-    }
+    found: dict[str, tuple[Any, Any]] = {"hidden_act": (config.hidden_act, "silu")}
+    if config.model_type != "llama" or _rope_type(config) != "llama3":
+        found["rope_type"] = (_rope_type(config), "default")
     if config.model_type == "llama":
         found["attention_bias"] = (config.attention_bias, False)
         found["mlp_bias"] = (config.mlp_bias, False)

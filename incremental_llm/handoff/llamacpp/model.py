@@ -16,6 +16,8 @@ from incremental_llm.handoff.llamacpp.architecture import architecture_of, write
 from incremental_llm.handoff.llamacpp.tensors import FILE_TYPES, write_tensors
 from incremental_llm.handoff.llamacpp.vocabulary import write_vocabulary
 
+_ROPE_DIVISORS = f"{gguf.TENSOR_NAMES[gguf.MODEL_TENSOR.ROPE_FREQS]}.weight"
+
 
 def write_model(path: Path, model: Any, tokenizer_folder: Path, *, dtype: str, name: str) -> None:
     """Write a transformers model with the tokenizer and chat template of a folder, one tensor in memory at a time.
@@ -42,23 +44,29 @@ def write_model(path: Path, model: Any, tokenizer_folder: Path, *, dtype: str, n
     places = {architecture.tensor_name(parameter): parameter for parameter in parameters}
 
     def prepared(place: str) -> torch.Tensor:
-        order = architecture.row_order(places[place])
-        weight: torch.Tensor = parameters[places[place]]
+        order = architecture.row_order(places.get(place, place))
+        weight: torch.Tensor = tensors[place]
         return weight if order is None else weight[order.to(weight.device)]
 
     tensors = {place: parameters[parameter] for place, parameter in places.items()}
+    if (divisors := architecture.rope_divisors()) is not None:
+        tensors[_ROPE_DIVISORS] = divisors
     types = {place: (tensor, dtype if tensor.ndim > 1 else "float32") for place, tensor in tensors.items()}
     write_tensors(writer, types, prepared=prepared)
 
 
-def read_model(path: Path, *, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    """Model and tokenizer as transformers reads them from a GGUF file, the way a stranger would."""
+def read_model(path: Path, config: Any, *, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    """Model and tokenizer as transformers reads them from a GGUF file, the way a stranger would.
+
+    Transformers' reader knows nothing of divided frequencies: only where `config`, the base's, has them is it given.
+    """
+    known = {"config": config} if architecture_of(config).rope_divisors() is not None else {}
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # its tqdm bar has no switch
             model = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=dtype, attn_implementation="sdpa"
+                path.parent, gguf_file=path.name, dtype=dtype, attn_implementation="sdpa", **known
             )
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     finally:

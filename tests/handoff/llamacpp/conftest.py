@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Regex, pre_tokenizers
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 
 class LlamaCpp:
@@ -30,9 +32,13 @@ class LlamaCpp:
         self._server = xllamacpp.Server(given)
 
     def log_probabilities(self, ids: Sequence[int], vocabulary: int) -> torch.Tensor:
-        """Of every token to follow `ids`."""
-        asked = {"prompt": list(ids), "max_tokens": 1, "temperature": 0.0, "logprobs": vocabulary}
-        (first,) = self._server.handle_completions(asked)["choices"][0]["logprobs"]["content"]
+        """Of every token to follow `ids`.
+
+        They are those before sampling, which here has to draw a letter: of half a character nothing is told.
+        """
+        letter = self.tokenize("a")[0]
+        asked = {"prompt": list(ids), "n_predict": 1, "n_probs": vocabulary, "logit_bias": [[letter, 1e6]]}
+        (first,) = self.post("completion", asked)["completion_probabilities"]
         found = torch.full((vocabulary,), float("nan"))
         for token in first["top_logprobs"]:
             found[token["id"]] = token["logprob"]
@@ -107,3 +113,43 @@ SPLITTINGS = {
 def splitting(request: pytest.FixtureRequest) -> tuple[str, Any]:
     """How a tokenizer splits text before merging, and the name that llama.cpp has for it."""
     return request.param, SPLITTINGS[request.param]
+
+
+@pytest.fixture
+def llama3(tiny_model: Any) -> Any:
+    """A random Llama whose slow rotations are slower still, as from Llama 3.1 on."""
+    config = copy.deepcopy(tiny_model.config)
+    config.rope_parameters = {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    model = type(tiny_model)(config).eval()
+    model.load_state_dict(tiny_model.state_dict())
+    return model
+
+
+@pytest.fixture
+def qwen2(tiny_tokenizer: Any) -> Any:
+    """A random Qwen 2: biases on queries, keys and values, a head of its own, halves rotated as in transformers."""
+    config = Qwen2Config(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.normal_()
+    return model

@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from incremental_llm.adapters.lora import LoraAdapter
 from incremental_llm.errors import InputError, IntegrityError
@@ -45,29 +45,6 @@ def random_adapter(model: Any, *, rank: int = 3, seed: int = 0) -> LoraAdapter:
 
 def linear(model: Any) -> list[str]:
     return [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)]
-
-
-@pytest.fixture
-def qwen2(tiny_tokenizer: Any) -> Any:
-    """A random Qwen 2: biases on queries, keys and values, a head of its own, halves rotated as in transformers."""
-    config = Qwen2Config(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=False,
-        initializer_range=0.2,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            parameter.data.normal_()
-    return model
 
 
 def test_an_adapter_has_the_keys_and_shapes_that_llamacpp_asks_for(tiny_model: Any, tmp_path: Path) -> None:
@@ -129,7 +106,9 @@ def test_transformers_reads_a_model_back(tiny_model: Any, tiny_model_dir: Path, 
         if parameter.ndim > 1:
             parameter.data = parameter.data.to(getattr(torch, dtype)).float()
     write_model(tmp_path / "m.gguf", tiny_model, tiny_model_dir, dtype=dtype, name="tiny")
-    found, tokenizer = read_model(tmp_path / "m.gguf", dtype=torch.float32, device=torch.device("cpu"))
+    found, tokenizer = read_model(
+        tmp_path / "m.gguf", tiny_model.config, dtype=torch.float32, device=torch.device("cpu")
+    )
     require_same_weights(found, rounded, "read back")
     ids = tokenizer("return within 30 days<|im_end|>", return_tensors="pt").input_ids
     assert compare_logits(rounded, found, [ids]).max_abs_logit == 0.0
@@ -141,7 +120,7 @@ def test_transformers_reads_a_model_back(tiny_model: Any, tiny_model_dir: Path, 
 
 def test_qwen2_keeps_its_biases_its_head_and_its_rows(qwen2: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
     write_model(tmp_path / "m.gguf", qwen2, tiny_model_dir, dtype="float32", name="tiny")
-    found, _ = read_model(tmp_path / "m.gguf", dtype=torch.float32, device=torch.device("cpu"))
+    found, _ = read_model(tmp_path / "m.gguf", qwen2.config, dtype=torch.float32, device=torch.device("cpu"))
     require_same_weights(found, qwen2, "read back")
     ids = torch.arange(3, 60)[None]
     assert compare_logits(qwen2, found, [ids]).max_abs_logit == 0.0
@@ -151,10 +130,25 @@ def test_qwen2_keeps_its_biases_its_head_and_its_rows(qwen2: Any, tiny_model_dir
     assert torch.equal(read.modules[QUERY][1], adapter.folded(QUERY)[1])
 
 
+def test_llama3s_slower_rotations_are_written(
+    llama3: Any, tiny_model: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    write_model(tmp_path / "m.gguf", llama3, tiny_model_dir, dtype="bfloat16", name="tiny")
+    divisors = values(tmp_path / "m.gguf")["rope_freqs.weight"]
+    assert divisors.shape == (8,) and divisors[[0, -1]].tolist() == pytest.approx(
+        [1, 8]
+    )  # fast ones stay, slow ones by factor
+    write_model(tmp_path / "m.gguf", llama3, tiny_model_dir, dtype="float32", name="tiny")
+    found, _ = read_model(tmp_path / "m.gguf", llama3.config, dtype=torch.float32, device=torch.device("cpu"))
+    ids = torch.arange(3, 300)[None]
+    assert compare_logits(llama3, found, [ids]).max_abs_logit == 0.0
+    assert compare_logits(tiny_model, found, [ids]).max_abs_logit > 0.01
+
+
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "rope_type = 'default'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0}}, "rope_type = 'default'"),
         ({"mlp_bias": True}, "mlp_bias = False"),
         ({"attention_bias": True}, "attention_bias = False"),
         ({"hidden_act": "gelu"}, "hidden_act = 'silu'"),

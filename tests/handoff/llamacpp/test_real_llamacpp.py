@@ -11,9 +11,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from incremental_llm.adapters.lora import LoraAdapter
+from incremental_llm.adapters.merge import merge_into
 from incremental_llm.chat import as_dicts
 from incremental_llm.handoff import PROBES, export
+from incremental_llm.handoff.llamacpp.adapter import write_adapter_gguf
 from incremental_llm.handoff.llamacpp.model import write_model
+
+QUERY = "model.layers.1.self_attn.q_proj"
 
 TEXTS = (
     "How long?  It's 30 days, isn't it?\n\n\tThey'LL say 12345.67 — naïve café 東京 🙂 <|im_end|>x",
@@ -76,6 +81,24 @@ def test_llamacpp_writes_conversations_as_transformers_does(served: Any, tiny_to
         expected = tiny_tokenizer.apply_chat_template(as_dicts(probe), add_generation_prompt=True, tokenize=False)
         assert served.templated(as_dicts(probe)) == expected
         assert served.tokenize(expected) == tiny_tokenizer(expected).input_ids
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llama3", "qwen2"])
+def test_llamacpp_runs_the_other_architectures(
+    name: str, tmp_path: Path, tiny_model_dir: Path, serve: Any, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(name)
+    write_model(tmp_path / "m.gguf", model, tiny_model_dir, dtype="float32", name="tiny")
+    adapter = LoraAdapter({}, {QUERY: (torch.randn(2, 32), torch.randn(32, 2))}, {QUERY: 0.2})
+    write_adapter_gguf(tmp_path / "a.gguf", adapter, model.config, dtype="float32", name="a")
+    ids = torch.arange(3, 300)
+    for lora in (None, tmp_path / "a.gguf"):
+        if lora:
+            merge_into(model, [adapter])
+        expected = model(ids[None]).logits[0, -1].log_softmax(-1)
+        found = serve(tmp_path / "m.gguf", lora).log_probabilities(ids.tolist(), len(expected))
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
 
 
 def test_llamacpp_splits_text_as_each_known_tokenizer_does(
