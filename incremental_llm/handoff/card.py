@@ -11,7 +11,7 @@ _LIBRARY = {"peft": "peft", "vllm": "peft", "merged": "transformers"}
 def adapter_card(
     source: Source, kind: Form, rank: int, error: float, check: LogitCheck, commands: tuple[str, ...]
 ) -> str:
-    """README.md of an exported adapter; `commands` with BASE and FOLDER in them."""
+    """README.md of an exported adapter; `commands` with BASE, FOLDER and PARENT in them."""
     name, count = source.stack.base.name, len(source.stack.adapters)
     exact = "exactly" if error == 0 else f"up to a relative error of {error:.3g},"
     return _card(
@@ -48,13 +48,13 @@ tags: [{"" if kind in WHOLE else "lora, "}incremental_llm]
 # {title}
 
 {what}. Exported by incremental_llm from the base `{base.name}`{revision}, whose weights and config have the digest
-`{base.digest}`; it belongs to that base and to no other.
+`{base.digest}`{"" if kind in WHOLE else "; it belongs to that base and to no other"}.
 
 Loaded back and compared with the stack on {check.probes} prompts ({check.tokens} tokens): largest difference of two
 logits {check.max_abs_logit:.3g}, mean KL {check.mean_kl:.3g}, same most likely token on {100 * check.same_top:.1f} %.
 
 {chr(10).join(f"    {command}" for command in commands)}
 
-BASE is the folder or hub id of {base.name}, FOLDER this folder. `lineage.json` says which adapters are in it, and
-`export.json` what was measured.
+BASE is the folder or hub id of {base.name}, FOLDER this folder, PARENT the one that holds it. `lineage.json` says which
+adapters are in it, `export.json` what was measured.
 """
