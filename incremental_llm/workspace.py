@@ -16,10 +16,10 @@ content-addressed folders, so two processes may open the same one.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from incremental_llm import base_models, pending, pipeline
 from incremental_llm.adapters.stack import Stack, adapter_paths
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from incremental_llm.consolidate_run import Consolidation, ConsolidationPlan
     from incremental_llm.erase import ErasurePlan, ErasureReport, RebuildReport
     from incremental_llm.evaluation.measure import Measurement
-    from incremental_llm.handoff import ExportReport
+    from incremental_llm.handoff import ExportReport, Form
     from incremental_llm.online_run import OnlineRun
     from incremental_llm.pipeline import Progress, RunOutcome
     from incremental_llm.training.patch import PatchRecord
@@ -515,28 +515,39 @@ class Workspace:
         """What changed between two versions."""
         return diff(self.registry.get(before), self.registry.get(after))
 
-    def export(self, ref: str | int, out: Path, form: Literal["peft", "merged"] = "peft") -> ExportReport:
-        """Write a version as a plain PEFT folder or a merged model, checked against the stack's own logits."""
+    def export(
+        self,
+        ref: str | int,
+        out: Path,
+        form: Form = "peft",
+        *,
+        dtype: str | None = None,
+        max_error: float = 0.0,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> ExportReport:
+        """Write a version in a form that others serve, loaded back and checked against the stack's own logits.
+
+        Args:
+            dtype: to write in; unless given, that of the stack for whole models, and float32 (exact) for adapters.
+            max_error: the relative error of the deltas that is accepted in an adapter, 0 (exact) to 1.
+            say: called with a line of text before each slow step.
+        """
         self.registry.refuse_pending()
         from incremental_llm import handoff
 
         snapshot = self.registry.get(ref)
-        quantization = snapshot.stack.quantization
-        if form == "merged" and quantization != "none":
-            raise InputError(
-                f"this workspace serves a {quantization} base: merging into 4-bit weights would lose nearly all of the "
-                "adapters, and 16-bit ones were never measured. Export the adapter instead: --form peft."
-            )
-        folders = adapter_paths(snapshot.stack, self.registry.objects)
-        handoff.check_exportable(snapshot.stack, folders, out, form)
-        if form == "merged":
-            handoff.check_unquantised(self.base.folder)
-        model, _tokenizer = self.load(ref)
-        lineage = {"version": snapshot.version, "snapshot": snapshot.model_dump(mode="json")}
-        what = (snapshot.stack, folders, self.base.folder, out)
-        if form == "merged":
-            return handoff.export_merged(*what, reference=model, lineage=lineage)
-        return handoff.export_peft(*what, reference=model, lineage=lineage, quantization=quantization)
+        source = handoff.Source(
+            snapshot.stack,
+            adapter_paths(snapshot.stack, self.registry.objects),
+            self.base.folder,
+            lineage={"version": snapshot.version, "snapshot": snapshot.model_dump(mode="json")},
+            quantization=snapshot.stack.quantization,
+            say=say,
+        )
+        handoff.check_exportable(source, out, form, dtype=dtype, max_error=max_error)
+        say(f"loading {ref}")
+        source = replace(source, reference=self.load(ref)[0])
+        return handoff.export(source, out, form, dtype=dtype, max_error=max_error)
 
     def chat(self, ref: str | int, messages: Sequence[Message], max_new_tokens: int = 128) -> str:
         """The greedy answer of a version to a conversation."""

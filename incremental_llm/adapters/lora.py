@@ -111,11 +111,13 @@ def write_adapter(
     *,
     scaling: Mapping[str, float] | None = None,
     dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
 ) -> None:
     """Write a PEFT folder (config and safetensors) that adds exactly the deltas of `modules`.
 
     The scaling of each module (1 unless given) is folded into B, so alpha equals the rank everywhere and no reader can
     scale it wrongly; ranks that differ between modules go to `rank_pattern`. `folder` is created where it is missing.
+    `revision` is the commit of the base on the Hub, where it comes from there.
 
     Raises:
         InputError: no modules.
@@ -134,7 +136,8 @@ def write_adapter(
     others = {f"^{re.escape(name)}": r for name, r in sorted(adapter.ranks.items()) if r != rank}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    write_json(folder / CONFIG_FILE, _config(base_name, rank, others, sorted(modules)))
+    config = {**_config(base_name, rank, others, sorted(modules)), "revision": revision}
+    write_json(folder / CONFIG_FILE, config)
 
 
 def _config(base_name: str, rank: int, ranks: Mapping[str, int], targets: list[str]) -> dict[str, Any]:

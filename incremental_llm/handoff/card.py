@@ -1,69 +1,60 @@
-"""The short README and the commands that go with an export."""
+"""The short README that goes with an export."""
 
 from __future__ import annotations
 
-import shlex
-
-from incremental_llm.adapters.stack import Stack
 from incremental_llm.handoff.check import LogitCheck
+from incremental_llm.handoff.source import WHOLE, Form, Source
 
-SERVED_NAME = "tuned"
-
-
-def peft_command(base: str, folder: str, rank: int) -> str:
-    """The shell command that serves base and adapter with vLLM, under the model name `tuned`."""
-    adapter = shlex.quote(f"{SERVED_NAME}={folder}")
-    return f"vllm serve {shlex.quote(base)} --enable-lora --max-lora-rank {rank} --lora-modules {adapter}"
+_LIBRARY = {"peft": "peft", "vllm": "peft", "merged": "transformers"}
 
 
-def merged_command(folder: str) -> str:
-    """The shell command that serves a merged model with vLLM."""
-    return f"vllm serve {shlex.quote(folder)}"
+def adapter_card(
+    source: Source, kind: Form, rank: int, error: float, check: LogitCheck, commands: tuple[str, ...]
+) -> str:
+    """README.md of an exported adapter; `commands` with BASE, FOLDER and PARENT in them."""
+    name, count = source.stack.base.name, len(source.stack.adapters)
+    exact = "exactly" if error == 0 else f"up to a relative error of {error:.3g},"
+    return _card(
+        source,
+        kind,
+        f"A LoRA adapter for {name}",
+        f"One adapter of rank {rank} that adds {exact} what a stack of {count} adapters adds",
+        check,
+        commands,
+    )
 
 
-def peft_card(stack: Stack, rank: int, check: LogitCheck) -> str:
-    """README.md of an exported adapter."""
+def model_card(source: Source, kind: Form, dtype: str, check: LogitCheck, commands: tuple[str, ...]) -> str:
+    """README.md of a whole model; `commands` with FOLDER in them."""
+    name, count = source.stack.base.name, len(source.stack.adapters)
+    return _card(
+        source,
+        kind,
+        f"{name} with {count} adapters merged in",
+        f"A whole model in {dtype}: the base and the deltas of its stack, summed in fp32 and rounded once to "
+        f"{source.stack.dtype}, in which it was measured. Its licence is the base's",
+        check,
+        commands,
+    )
+
+
+def _card(source: Source, kind: Form, title: str, what: str, check: LogitCheck, commands: tuple[str, ...]) -> str:
+    base = source.stack.base
+    revision = f", revision `{source.revision}`" if source.revision else ""
     return f"""---
-library_name: peft
-tags: [lora, incremental_llm]
+library_name: {_LIBRARY.get(kind, "gguf")}
+tags: [{"" if kind in WHOLE else "lora, "}incremental_llm]
 ---
-# A LoRA adapter for {stack.base.name}
+# {title}
 
-One adapter of rank {rank} that adds exactly what a stack of {len(stack.adapters)} adapters adds, exported by
-incremental_llm. It belongs to the base with digest `{stack.base.digest}` and to no other.
-{_measured(check)}
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
+{what}. Exported by incremental_llm from the base `{base.name}`{revision}, whose weights and config have the digest
+`{base.digest}`{"" if kind in WHOLE else "; it belongs to that base and to no other"}.
 
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE", dtype="{stack.dtype}"), "FOLDER")
-```
-
-    {peft_command("BASE", "FOLDER", rank)}
-
-BASE is the folder or hub id of {stack.base.name}, FOLDER this folder. `lineage.json` says which adapters are in it.
-"""
-
-
-def merged_card(stack: Stack, check: LogitCheck) -> str:
-    """README.md of a merged model."""
-    return f"""---
-library_name: transformers
-tags: [incremental_llm]
----
-# {stack.base.name} with {len(stack.adapters)} adapters merged in
-
-A whole model in {stack.dtype}, exported by incremental_llm: the base with digest `{stack.base.digest}` and the deltas
-of its stack, summed in fp32 and rounded once. Its licence is the base's.
-{_measured(check)}
-    {merged_command("FOLDER")}
-
-FOLDER is this folder. `lineage.json` says which adapters are in it.
-"""
-
-
-def _measured(check: LogitCheck) -> str:
-    return f"""
 Loaded back and compared with the stack on {check.probes} prompts ({check.tokens} tokens): largest difference of two
 logits {check.max_abs_logit:.3g}, mean KL {check.mean_kl:.3g}, same most likely token on {100 * check.same_top:.1f} %.
+
+{chr(10).join(f"    {command}" for command in commands)}
+
+BASE is the folder or hub id of {base.name}, FOLDER this folder, PARENT the one that holds it. `lineage.json` says which
+adapters are in it, `export.json` what was measured.
 """

@@ -6,7 +6,7 @@ Shapes: T tokens of one prompt, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,14 @@ TOLERANCES = {
 }
 """The accepted difference for each dtype a stack is served in, several times what is measured for a right export."""
 
+UNBOUNDED = Tolerance(math.inf, math.inf)
+"""For an export whose deltas were changed on request: its logits are measured and have to be numbers, no more."""
+
+
+def coarser(one: Tolerance, other: Tolerance) -> Tolerance:
+    """What both accept together."""
+    return Tolerance(max(one.max_abs_logit, other.max_abs_logit), max(one.mean_kl, other.mean_kl))
+
 
 @dataclass(frozen=True)
 class LogitCheck:
@@ -86,21 +94,37 @@ class LogitCheck:
             )
 
 
-_ROUNDING = 1e-5  # of the largest entry of a delta: sums of some hundred products in fp32
+ROUNDING = 1e-5
+"""Relative error of a delta up to which it counts as the same: sums of some hundred products in fp32."""
+
+
+def relative_error(exported: LoraAdapter, adapters: Sequence[LoraAdapter]) -> float:
+    """How far `exported` is from the sum of `adapters`: Frobenius norm over all modules, 0 (exact) to about 1."""
+    lost = total = 0.0
+    for _name, expected_OI, found_OI in _deltas(exported, adapters):
+        lost += float((expected_OI - found_OI).double().square().sum())
+        total += float(expected_OI.double().square().sum())
+    return math.sqrt(lost / total) if total else math.sqrt(lost)
 
 
 def require_same_deltas(exported: LoraAdapter, adapters: Sequence[LoraAdapter], what: str) -> None:
     """Raises IntegrityError unless every module's delta is the sum of those of `adapters`, up to fp32's rounding."""
+    for name, expected_OI, found_OI in _deltas(exported, adapters):
+        gap = (expected_OI - found_OI).abs().max().item()
+        if not gap <= ROUNDING * expected_OI.abs().max().item():  # also for NaN
+            parts = sum(name in adapter.modules for adapter in adapters)
+            raise IntegrityError(
+                f"{what}: expected the sum of {parts} deltas at {name}, found one that differs by {gap:.3g}. "
+                "Nothing was exported: verify the registry."
+            )
+
+
+def _deltas(exported: LoraAdapter, adapters: Sequence[LoraAdapter]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Each module with the sum of its deltas (O x I) and the exported one, 0 where there is none."""
     for name in sorted(exported.modules.keys() | {name for adapter in adapters for name in adapter.modules}):
         parts = [delta(adapter, name) for adapter in adapters if name in adapter.modules]
         expected_OI = torch.stack(parts).sum(0) if parts else torch.zeros(())
-        found_OI = delta(exported, name) if name in exported.modules else torch.zeros(())
-        gap = (expected_OI - found_OI).abs().max().item()
-        if not gap <= _ROUNDING * expected_OI.abs().max().item():  # also for NaN
-            raise IntegrityError(
-                f"{what}: expected the sum of {len(parts)} deltas at {name}, found one that differs by {gap:.3g}. "
-                "Nothing was exported: verify the registry."
-            )
+        yield name, expected_OI, delta(exported, name) if name in exported.modules else torch.zeros(())
 
 
 def require_same_weights(exported: torch.nn.Module, reference: torch.nn.Module, what: str) -> None:

@@ -152,7 +152,11 @@ class Export:
     folder: Path
     kind: str
     check: dict[str, float]
-    command: str = "vllm serve base --enable-lora"
+    dtype: str = "float32"
+    stack_rank: int | None = 11
+    rank: int | None = 16
+    error: float | None = 0.0
+    commands: tuple[str, ...] = ("vllm serve base --enable-lora",)
 
 
 class FakeRegistry:
@@ -330,9 +334,19 @@ class FakeWorkspace:
         self.remember("diff", before, after)
         return diff(self.registry.get(before), self.registry.get(after))
 
-    def export(self, ref: str, out: Path, form: str) -> Export:
-        self.remember("export", ref, out, form)
-        return Export(out, form, {"max_abs_logit": 0.25, "mean_kl": 0.001})
+    def export(
+        self,
+        ref: str,
+        out: Path,
+        form: str,
+        *,
+        dtype: str | None,
+        max_error: float,
+        say: Callable[[str], None],
+    ) -> Export:
+        self.remember("export", ref, out, form, dtype, max_error)
+        say("loading it back")
+        return Export(out, form, {"max_abs_logit": 0.25, "mean_kl": 0.001}, error=max_error)
 
     def report(self, out: Path, *, say: Callable[[str], None]) -> Path:
         self.remember("report", out)

@@ -30,13 +30,25 @@ def test_what_was_not_measured_is_no_success(illm, workspace) -> None:
 
 
 def test_export(illm, workspace) -> None:
-    done = illm("export", "production", "out", "--form", "merged")
-    assert workspace.calls == [("export", "production", Path("out"), "merged")]
+    done = illm("export", "production", "out", "--form", "merged", "--dtype", "float16")
+    assert workspace.calls == [("export", "production", Path("out"), "merged", "float16", 0.0)]
     assert "its logits against the stack's: max_abs_logit 0.25, mean_kl 0.001" in done.stdout
+    assert "loading it back" in done.stderr
     assert "vllm serve base" in done.stderr
     assert illm("export", "1", "out2", "--json").exit_code == 0
-    assert workspace.calls[-1] == ("export", "1", Path("out2"), "peft")
-    assert illm("export", "1", "out3", "--form", "gguf").exit_code == 2
+    assert workspace.calls[-1] == ("export", "1", Path("out2"), "peft", None, 0.0)
+    assert illm("export", "1", "out3", "--form", "onnx").exit_code == 2
+    assert illm("export", "1", "out3", "--max-error", "1.5").exit_code == 2
+
+
+def test_an_export_says_whether_its_deltas_are_the_stacks(illm, workspace) -> None:
+    assert "rank 16, of a stack of rank 11: exact" in illm("export", "1", "out", "--form", "vllm").stdout
+    done = illm("export", "1", "out", "--form", "vllm", "--max-error", "0.02")
+    assert "off by 0.02 of its deltas, as --max-error allows" in done.stdout
+
+
+def test_an_adapter_for_llamacpp_says_how_to_get_its_base(illm, workspace) -> None:
+    assert "illm export 0 BASE --form gguf" in illm("export", "1", "out", "--form", "gguf-lora").stderr
 
 
 def test_report(illm, workspace) -> None:

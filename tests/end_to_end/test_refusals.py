@@ -338,7 +338,7 @@ def test_a_kept_measurement_of_another_stack_or_damaged_is_made_again(tmp_path: 
             assert workspace.stack().digest in kept.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("form", ["peft", "merged"])
+@pytest.mark.parametrize("form", ["peft", "vllm", "merged", "gguf-lora"])
 def test_an_export_that_cannot_be_is_refused_before_a_model_is_loaded(
     form: Any, tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,90 +2,50 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import re
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from incremental_llm.adapters.lora import read_adapter, write_adapter
 from incremental_llm.adapters.merge import merge_into
-from incremental_llm.adapters.stack import BaseRef, Stack
 from incremental_llm.artifacts import folder_digest, verify_folder
 from incremental_llm.errors import InputError, IntegrityError
-from incremental_llm.handoff import PROBES, VLLM_RANKS, check_exportable, export_merged, export_peft
-from incremental_llm.handoff.check import probe_ids
-
-CPU = torch.device("cpu")
-CONFIGS = (
-    {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]},
-    {"r": 2, "lora_alpha": 16, "target_modules": ["q_proj", "up_proj"], "use_rslora": True},
-    {"r": 3, "lora_alpha": 3, "target_modules": ["q_proj", "down_proj"], "rank_pattern": {"q_proj": 5}},
+from incremental_llm.handoff import (
+    PROBES,
+    VLLM_RANKS,
+    Form,
+    Source,
+    check_exportable,
+    export,
+    export_merged,
+    export_peft,
+    export_vllm,
 )
+from incremental_llm.handoff.check import probe_ids
+from incremental_llm.handoff.source import WHOLE
+
+FORMS: tuple[Form, ...] = ("peft", "vllm", "merged", "gguf-lora", "gguf")
+Case = Any  # tests/handoff/conftest.py
 
 
-@dataclass(frozen=True)
-class Case:
-    """A stack on disk and PEFT's own model that applies all its adapters at once, as the reference."""
-
-    stack: Stack
-    folders: tuple[Path, ...]
-    base: Path
-    reference: Any
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What both exports take, except `out`."""
-        return {
-            "stack": self.stack,
-            "adapter_folders": self.folders,
-            "base_folder": self.base,
-            "reference": self.reference,
-            "probes": PROBES[-2:],
-            "device": CPU,
-        }
+@pytest.fixture
+def source(case: Case) -> Source:
+    return case.source
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Matrices of 32 numbers gain nothing from threads, and waiting for them costs seconds on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def case(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Three random adapters: ranks and targets differ, one is rsLoRA, one has a rank pattern."""
-    tmp_path = tmp_path_factory.mktemp("stack")
-    tiny_model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    model = None
-    generator = torch.Generator().manual_seed(1)
-    for i, options in enumerate(CONFIGS):
-        config = LoraConfig(task_type="CAUSAL_LM", **options)
-        if model is None:
-            model = get_peft_model(tiny_model, config, adapter_name="a0")
-        else:
-            model.add_adapter(f"a{i}", config)
-        for name, parameter in model.named_parameters():
-            if f".a{i}." in name:
-                parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-        model.save_pretrained(tmp_path / "adapters", selected_adapters=[f"a{i}"])
-    assert model is not None
-    model.base_model.set_adapter([f"a{i}" for i in range(len(CONFIGS))])
-    folders = tuple(tmp_path / "adapters" / f"a{i}" for i in range(len(CONFIGS)))
-    base = BaseRef(name="tiny", digest="b" * 64, template_digest="t" * 64)
-    stack = Stack(base=base, adapters=tuple(map(folder_digest, folders)), dtype="float32")
-    return Case(stack, folders, tiny_model_dir, model.eval())
+def of(source: Source, **changes: Any) -> Source:
+    """The source of a changed stack; keys of the stack first, then those of the source."""
+    of_stack = {key: changes.pop(key) for key in ("adapters", "dtype") if key in changes}
+    return replace(source, stack=source.stack.model_copy(update=of_stack), **changes)
 
 
 def logits(model: Any, tokenizer: Any) -> list[torch.Tensor]:
@@ -94,31 +54,43 @@ def logits(model: Any, tokenizer: Any) -> list[torch.Tensor]:
         return [model(ids).logits for ids in probe_ids(tokenizer, PROBES)]
 
 
+def bf16(source: Source, adapters: int = 3) -> tuple[Source, Any]:
+    """The first adapters as a stack in bf16, against all three folded; and those."""
+    folded = AutoModelForCausalLM.from_pretrained(source.base_folder, dtype=torch.bfloat16, attn_implementation="sdpa")
+    merge_into(folded, [read_adapter(folder) for folder in source.adapter_folders])
+    some = of(source, adapters=source.stack.adapters[:adapters], dtype="bfloat16")
+    return replace(some, adapter_folders=source.adapter_folders[:adapters], reference=folded.eval()), folded
+
+
+@pytest.mark.parametrize("form", ["peft", "vllm"])
 def test_the_exported_adapter_loads_with_peft_and_equals_the_stack(
-    case: Case, tmp_path: Path, tiny_tokenizer: Any
+    case: Case, source: Source, tmp_path: Path, tiny_tokenizer: Any, form: Form
 ) -> None:
     out = tmp_path / "exports" / "v3"
-    report = export_peft(out=out, **case.arguments)
+    report = export(source, out, form)
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(case.base), out)
     for found, expected in zip(logits(loaded, tiny_tokenizer), logits(case.reference, tiny_tokenizer), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert report.check.max_abs_logit <= 1e-4 and report.check.mean_kl <= 1e-8 and report.check.same_top == 1.0
+    assert report.error == 0.0
 
 
-def test_the_exported_adapter_has_one_rank_that_vllm_takes(case: Case, tmp_path: Path) -> None:
-    report = export_peft(out=tmp_path / "v3", **case.arguments)
+@pytest.mark.parametrize(("form", "rank"), [("peft", 11), ("vllm", 16)])
+def test_the_exported_adapter_has_one_rank(source: Source, tmp_path: Path, form: Form, rank: int) -> None:
+    report = export(source, tmp_path / "v3", form)
     config = json.loads((tmp_path / "v3" / "adapter_config.json").read_text())
-    assert (report.stack_rank, report.rank) == (4 + 2 + 5, 16)
-    assert (config["r"], config["lora_alpha"]) == (16, 16)
+    assert (report.stack_rank, report.rank) == (4 + 2 + 5, rank)
+    assert (config["r"], config["lora_alpha"]) == (rank, rank)
     assert config["use_rslora"] is False and config["use_dora"] is False and config["modules_to_save"] is None
     assert config["rank_pattern"] == config["alpha_pattern"] == {}
-    assert config["base_model_name_or_path"] == "tiny"
     tensors = load_file(tmp_path / "v3" / "adapter_model.safetensors")
-    assert {t.shape[0] if ".lora_A." in name else t.shape[1] for name, t in tensors.items()} == {16}
+    assert {t.shape[0] if ".lora_A." in name else t.shape[1] for name, t in tensors.items()} == {rank}
 
 
-def test_the_merged_model_loads_and_equals_the_stack(case: Case, tmp_path: Path, tiny_tokenizer: Any) -> None:
-    report = export_merged(out=tmp_path / "merged", **case.arguments)
+def test_the_merged_model_loads_and_equals_the_stack(
+    case: Case, source: Source, tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    report = export_merged(source, tmp_path / "merged")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     assert tokenizer.chat_template == tiny_tokenizer.chat_template
@@ -128,150 +100,242 @@ def test_the_merged_model_loads_and_equals_the_stack(case: Case, tmp_path: Path,
     assert not list((tmp_path / "merged").glob("*.bin"))
 
 
-def test_a_merged_model_in_bf16_is_the_folded_stack_bit_for_bit(case: Case, tmp_path: Path) -> None:
-    folded = AutoModelForCausalLM.from_pretrained(case.base, dtype=torch.bfloat16, attn_implementation="sdpa")
-    merge_into(folded, [read_adapter(folder) for folder in case.folders])
-    stack = case.stack.model_copy(update={"dtype": "bfloat16"})
-    report = export_merged(out=tmp_path / "merged", **{**case.arguments, "stack": stack, "reference": folded.eval()})
-    assert report.check.max_abs_logit == 0.0
+def test_a_merged_model_in_bf16_is_the_folded_stack_bit_for_bit(source: Source, tmp_path: Path) -> None:
+    served, folded = bf16(source)
+    report = export_merged(served, tmp_path / "merged")
+    assert report.check.max_abs_logit == 0.0 and report.dtype == "bfloat16"
     saved = load_file(tmp_path / "merged" / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
     assert all(torch.equal(tensor, folded.state_dict()[name]) for name, tensor in saved.items())
 
 
-def test_a_merged_model_in_bf16_without_a_small_adapter_does_not_appear(case: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", WHOLE)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_model_in_another_dtype_holds_the_weights_that_were_measured(
+    source: Source, tmp_path: Path, form: Form, dtype: str
+) -> None:
+    """Both have more digits than bfloat16; fp16 has fewer powers, which weights of this size do not need."""
+    served, _ = bf16(source)
+    assert export(served, tmp_path / "out", form, dtype=dtype).check.max_abs_logit == 0.0
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["dtype"] == dtype
+
+
+@pytest.mark.parametrize("form", WHOLE)
+def test_a_model_in_bf16_without_a_small_adapter_does_not_appear(source: Source, tmp_path: Path, form: Form) -> None:
     """Its logits are within what bfloat16 is allowed: only the weights tell."""
-    folded = AutoModelForCausalLM.from_pretrained(case.base, dtype=torch.bfloat16, attn_implementation="sdpa")
-    merge_into(folded, [read_adapter(folder) for folder in case.folders])
-    stack = case.stack.model_copy(update={"dtype": "bfloat16", "adapters": case.stack.adapters[:-1]})
-    given = {**case.arguments, "stack": stack, "adapter_folders": case.folders[:-1], "reference": folded.eval()}
+    served, _ = bf16(source, adapters=2)
     with pytest.raises(IntegrityError, match="weights of the stack that was measured"):
-        export_merged(out=tmp_path / "merged", **given)
-    assert not (tmp_path / "merged").exists()
+        export(served, tmp_path / "out", form)
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("export", [export_peft, export_merged])
+@pytest.mark.parametrize("form", FORMS)
 def test_the_folder_says_what_it_is_and_where_it_comes_from(
-    case: Case, tmp_path: Path, export: Callable[..., Any]
+    case: Case, source: Source, tmp_path: Path, form: Form
 ) -> None:
     out = tmp_path / "out"
-    report = export(out=out, lineage={"version": 3}, **case.arguments)
+    said: list[str] = []
+    report = export(replace(source, lineage={"version": 3}, say=said.append), out, form)
     verify_folder(out)
     written = json.loads((out / "export.json").read_text())
-    assert written["stack"] == case.stack.digest and written["base"]["digest"] == case.stack.base.digest
+    assert written["kind"] == form and written["stack"] == case.stack.digest
+    assert written["base"] == {**case.stack.base.model_dump(), "revision": None}
     assert written["check"]["max_abs_logit"] == report.check.max_abs_logit
     assert written["check"]["mean_kl"] == report.check.mean_kl and written["check"]["probes"] == 2
+    assert written["check"]["same_top"] == report.check.same_top
     assert written["check"]["tolerance"]["mean_kl"] == report.tolerance.mean_kl
-    if report.kind == "peft":
-        assert written["ranks"]["exported"] == 16 and "padded with zeros to 16" in written["ranks"]["note"]
+    if form not in WHOLE:
+        assert written["ranks"]["exported"] == report.rank and "padded with zeros" in written["ranks"]["note"]
         assert written["ranks"]["stack"]["model.layers.0.mlp.up_proj"] == 2
+        assert written["relative_error"] == 0.0
     lineage = json.loads((out / "lineage.json").read_text())
     assert lineage["stack"]["adapters"] == list(case.stack.adapters) and lineage["source"] == {"version": 3}
     card = (out / "README.md").read_text()
-    assert case.stack.base.digest in card and "vllm serve" in card and str(tmp_path) not in card
+    assert case.stack.base.digest in card and "FOLDER" in card
+    for text in (card, json.dumps(written["commands"])):
+        assert str(tmp_path) not in text and str(case.base) not in text
+    assert said[-2:] == ["loading it back", "comparing its logits with the stack's on 2 prompts"]
 
 
-def test_the_command_serves_what_was_written(case: Case, tmp_path: Path) -> None:
-    out = tmp_path / "an export"
-    assert export_peft(out=out, **case.arguments).command == (
-        f"vllm serve {case.base} --enable-lora --max-lora-rank 16 --lora-modules 'tuned={out}'"
+def test_the_commands_serve_what_was_written(source: Source, tmp_path: Path) -> None:
+    out, base = tmp_path / "an export", source.base_folder
+    assert export_vllm(source, out).commands == (
+        f"vllm serve {base} --enable-lora --max-lora-rank 16 --lora-modules 'an export={out}'",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING=true VLLM_PLUGINS=lora_filesystem_resolver "
+        f"VLLM_LORA_RESOLVER_CACHE_DIR={tmp_path} vllm serve {base} --enable-lora --max-lora-rank 16",
     )
-    assert export_merged(out=tmp_path / "m", **case.arguments).command == f"vllm serve {tmp_path / 'm'}"
+    assert export_merged(source, tmp_path / "m").commands[0] == f"vllm serve {tmp_path / 'm'}"
+    assert export(source, tmp_path / "g", "gguf").commands == (f"llama-server -m {tmp_path / 'g/model.gguf'} --jinja",)
+    assert export(source, tmp_path / "l", "gguf-lora").commands == (
+        f"llama-server -m BASE/model.gguf --lora {tmp_path / 'l/adapter.gguf'}",
+    )
 
 
-@pytest.mark.parametrize("export", [export_peft, export_merged])
-def test_an_export_that_differs_from_the_stack_does_not_appear(
-    case: Case, tmp_path: Path, export: Callable[..., Any]
+def test_the_python_that_is_printed_loads_the_adapter(source: Source, tmp_path: Path) -> None:
+    (line,) = export_peft(source, tmp_path / "v3").commands
+    assert isinstance(eval(line), PeftModel)
+
+
+def test_a_rank_above_vllms_largest_is_reduced_exactly_where_the_deltas_have_less(
+    source: Source, tmp_path: Path
 ) -> None:
-    plain_base = AutoModelForCausalLM.from_pretrained(case.base)
+    adapter = read_adapter(source.adapter_folders[0])
+    A_RI, B_OR = adapter.folded("model.layers.0.self_attn.q_proj")
+    times = VLLM_RANKS[-1] // 4 + 1
+    big = (A_RI.repeat(times, 1), B_OR.repeat(1, times) / times)
+    write_adapter(tmp_path / "big", {**rest(adapter), "model.layers.0.self_attn.q_proj": big}, "tiny")
+    adapters = (folder_digest(tmp_path / "big"), *source.stack.adapters[1:])
+    tall = of(source, adapters=adapters, adapter_folders=(tmp_path / "big", *source.adapter_folders[1:]))
+    assert export_peft(tall, tmp_path / "peft").rank == 516 + 2 + 5
+    report = export_vllm(tall, tmp_path / "vllm")
+    assert (report.stack_rank, report.rank, report.error) == (516 + 2 + 5, 512, 0.0)
+    assert report.check.max_abs_logit < 1e-3
+
+
+def rest(adapter: Any) -> dict[str, Any]:
+    """Every module's factors with the scaling in them."""
+    return {name: adapter.folded(name) for name in adapter.modules}
+
+
+def test_an_inexact_adapter_has_to_be_asked_for_and_says_what_it_costs(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("incremental_llm.handoff.adapter.VLLM_RANKS", (1, 8))
     out = tmp_path / "out"
+    for refused in (check_exportable, export):
+        with pytest.raises(InputError, match=r"at most 0, found 0\.\d+ for a stack of rank 11 at rank 8") as error:
+            refused(source, out, "vllm")
+    allowed = float(re.findall(r"--max-error ([\d.]+)", str(error.value))[0])
+    with pytest.raises(InputError, match="relative error of at most"):
+        export(source, out, "vllm", max_error=allowed / 2)
+    assert not out.exists()
+    report = export(source, out, "vllm", max_error=allowed)
+    assert report.rank == 8 and report.error is not None and 0 < report.error <= allowed < 1.2 * report.error
+    written = json.loads((out / "export.json").read_text())
+    assert written["relative_error"] == report.error and "reduced by SVD from 11 to 8" in written["ranks"]["note"]
+    assert written["check"]["tolerance"] is None  # measured, and not judged
+    assert written["check"]["max_abs_logit"] > 1e-3 and written["check"]["mean_kl"] > 0
+    assert "up to a relative error of" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("form", ["peft", "vllm", "gguf-lora"])
+def test_rounded_factors_have_to_be_asked_for(source: Source, tmp_path: Path, form: Form) -> None:
+    with pytest.raises(InputError, match=r"found 0\.00\d+ .* in bfloat16"):
+        export(source, tmp_path / "out", form, dtype="bfloat16")
+    report = export(source, tmp_path / "out", form, dtype="bfloat16", max_error=0.01)
+    assert report.error is not None and 0 < report.error < 0.01 and report.dtype == "bfloat16"
+
+
+def test_vllms_resolver_finds_the_adapter_by_the_base_that_is_served(source: Source, tmp_path: Path) -> None:
+    """It compares `base_model_name_or_path` with the argument of `vllm serve`: a folder, or an id on the Hub."""
+    export_vllm(source, tmp_path / "local")
+    config = json.loads((tmp_path / "local" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(source.base_folder) and config["revision"] is None
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "models--maker--tiny" / "snapshots" / commit
+    shutil.copytree(source.base_folder, cached)
+    base = source.stack.base.model_copy(update={"name": "maker/tiny"})
+    hub = replace(source, stack=source.stack.model_copy(update={"base": base}), base_folder=cached)
+    report = export_vllm(hub, tmp_path / "hub")
+    config = json.loads((tmp_path / "hub" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("maker/tiny", commit)
+    assert report.commands[0].startswith(f"vllm serve maker/tiny --revision {commit} --enable-lora")
+    assert commit in (tmp_path / "hub" / "README.md").read_text()
+    assert json.loads((tmp_path / "hub" / "export.json").read_text())["base"]["revision"] == commit
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_export_that_differs_from_the_stack_does_not_appear(source: Source, tmp_path: Path, form: Form) -> None:
+    plain_base = AutoModelForCausalLM.from_pretrained(source.base_folder)
     with pytest.raises(IntegrityError, match=r"(mean KL of at most|weights of the stack) .*Nothing was exported"):
-        export(out=out, **{**case.arguments, "reference": plain_base})
-    nan = lambda ids: case.reference(ids).logits * float("nan")  # noqa: E731
+        export(replace(source, reference=plain_base), tmp_path / "out", form)
+    reference: Any = source.reference
+    nan = lambda ids: reference(ids).logits * float("nan")  # noqa: E731
     with pytest.raises(IntegrityError, match="found nan"):
-        export(out=out, **{**case.arguments, "reference": nan})
+        export(replace(source, reference=nan), tmp_path / "out", form)
+    with pytest.raises(InputError, match="to compare an export with, found none"):
+        export(replace(source, reference=None), tmp_path / "out", form)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("export", [export_peft, export_merged])
-def test_an_export_never_overwrites(case: Case, tmp_path: Path, export: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_an_export_never_overwrites(source: Source, tmp_path: Path, form: Form) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    export(out=out, **case.arguments)  # an empty folder is free
+    export(source, out, form)  # an empty folder is free
     before = folder_digest(out)
     with pytest.raises(InputError, match="never overwrites"):
-        export(out=out, **case.arguments)
+        export(source, out, form)
     assert folder_digest(out) == before
     file = tmp_path / "file"
     file.write_text("mine")
     with pytest.raises(InputError, match="never overwrites"):
-        export(out=file, **case.arguments)
+        export(source, file, form)
     assert file.read_text() == "mine"
 
 
-def test_adapters_must_be_those_of_the_stack(case: Case, tmp_path: Path) -> None:
+def test_adapters_must_be_those_of_the_stack(case: Case, source: Source, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(InputError, match=r"expected 3 adapter folders.*found 2"):
-        export_peft(out=out, **{**case.arguments, "adapter_folders": case.folders[:2]})
+        export_peft(replace(source, adapter_folders=case.folders[:2]), out)
     with pytest.raises(IntegrityError, match="expected the adapter with digest"):
-        export_peft(out=out, **{**case.arguments, "adapter_folders": case.folders[::-1]})
+        export_peft(replace(source, adapter_folders=case.folders[::-1]), out)
     with pytest.raises(InputError, match="gone"):
-        export_peft(out=out, **{**case.arguments, "adapter_folders": (*case.folders[:2], tmp_path / "gone")})
+        export_peft(replace(source, adapter_folders=(*case.folders[:2], tmp_path / "gone")), out)
     assert not out.exists()
 
 
-@pytest.mark.parametrize("export", [export_peft, export_merged])
-def test_a_stack_without_adapters_is_its_base(case: Case, tmp_path: Path, export: Callable[..., Any]) -> None:
-    empty = case.stack.model_copy(update={"adapters": ()})
+@pytest.mark.parametrize("form", ["peft", "vllm", "merged", "gguf-lora"])
+def test_a_stack_without_adapters_is_its_base(source: Source, tmp_path: Path, form: Form) -> None:
     with pytest.raises(InputError, match="serve tiny"):
-        export(out=tmp_path / "out", **{**case.arguments, "stack": empty, "adapter_folders": ()})
+        export(of(source, adapters=(), adapter_folders=()), tmp_path / "out", form)
 
 
-def test_nothing_is_merged_into_a_quantised_base(case: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", WHOLE)
+def test_nothing_is_merged_into_a_quantised_base(source: Source, tmp_path: Path, form: Form) -> None:
     base = tmp_path / "quantised"
-    shutil.copytree(case.base, base)
+    shutil.copytree(source.base_folder, base)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "quantization_config": {"load_in_4bit": True}}))
     with pytest.raises(InputError, match="4-bit weights loses nearly all"):
-        export_merged(out=tmp_path / "out", **{**case.arguments, "base_folder": base})
+        export(replace(source, base_folder=base), tmp_path / "out", form)
 
 
-def test_a_rank_above_vllms_largest_is_refused_with_a_way_out(case: Case, tmp_path: Path) -> None:
-    adapter = read_adapter(case.folders[0])
-    A_RI, B_OR = adapter.modules["model.layers.0.self_attn.q_proj"]
-    big = (A_RI.repeat(VLLM_RANKS[-1] // 4, 1), B_OR.repeat(1, VLLM_RANKS[-1] // 4))
-    write_adapter(tmp_path / "big", {"model.layers.0.self_attn.q_proj": big}, "tiny")
-    stack = case.stack.model_copy(update={"adapters": (case.stack.adapters[0], folder_digest(tmp_path / "big"))})
-    folders = (case.folders[0], tmp_path / "big")
-    with pytest.raises(InputError, match=r"found 516.*Export the merged model"):
-        export_peft(out=tmp_path / "out", **{**case.arguments, "stack": stack, "adapter_folders": folders})
+@pytest.mark.parametrize("form", ["merged", "gguf-lora", "gguf"])
+def test_what_was_measured_in_4_bits_leaves_as_an_adapter_for_4_bits(
+    source: Source, tmp_path: Path, form: Form
+) -> None:
+    with pytest.raises(InputError, match=r"16-bit (ones|weights) were never measured.*--form peft"):
+        check_exportable(replace(source, quantization="nf4"), tmp_path / "out", form)
 
 
-def test_no_probes_is_not_a_pass(case: Case, tmp_path: Path) -> None:
+def test_no_probes_is_not_a_pass(source: Source, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one probe"):
-        export_peft(out=tmp_path / "out", **{**case.arguments, "probes": ()})
+        export_peft(replace(source, probes=()), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_dtype_is_refused(case: Case, tmp_path: Path) -> None:
-    stack = copy.deepcopy(case.stack).model_copy(update={"dtype": "int4"})
+def test_an_unknown_dtype_is_refused(source: Source, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'int4'"):
-        export_merged(out=tmp_path / "out", **{**case.arguments, "stack": stack})
+        export_merged(of(source, dtype="int4"), tmp_path / "out")
+    for form in FORMS:
+        with pytest.raises(InputError, match="'int8'"):
+            check_exportable(source, tmp_path / "out", form, dtype="int8")
 
 
-def test_what_cannot_be_exported_is_refused_from_files_alone(case: Case, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_refused_from_files_alone(case: Case, source: Source, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    check_exportable(case.stack, case.folders, out)
+    source = replace(source, reference=None)
+    for form in FORMS:
+        check_exportable(source, out, form)
     assert not out.exists()
-    empty = case.stack.model_copy(update={"adapters": ()})
     with pytest.raises(InputError, match="expected a stack with adapters to export, found none"):
-        check_exportable(empty, (), out)
-    with pytest.raises(InputError, match="expected a stack in one of"):
-        check_exportable(case.stack.model_copy(update={"dtype": "int8"}), case.folders, out)
-    many = case.stack.model_copy(update={"adapters": case.stack.adapters * 50})
-    with pytest.raises(InputError, match="vLLM's largest, found 550"):
-        check_exportable(many, case.folders * 50, out)
-    check_exportable(many, case.folders * 50, out, "merged")
+        check_exportable(of(source, adapters=(), adapter_folders=()), out)
+    check_exportable(of(source, adapters=(), adapter_folders=()), out, "gguf")  # the base, for an adapter to go on
+    with pytest.raises(InputError, match="expected one of the dtypes"):
+        check_exportable(of(source, dtype="int8"), out)
+    with pytest.raises(InputError, match="expected no max_error with merged"):
+        check_exportable(source, out, "merged", max_error=0.1)
     (out / "taken").mkdir(parents=True)
     with pytest.raises(InputError, match="an export never overwrites"):
-        check_exportable(case.stack, case.folders, out)
+        check_exportable(source, out)
