@@ -1,0 +1,24 @@
+"""One laboratory for all tests of a module; strace, where a test needs it, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from . import strace
+from .laboratory import Laboratory
+
+
+@pytest.fixture(scope="session")
+def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
+    made = Laboratory(tmp_path_factory.mktemp("faults") / "laboratory")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def traced() -> None:
+    """Skip what needs strace where there is none."""
+    if why := strace.missing():
+        pytest.skip(why)
