@@ -27,6 +27,7 @@ from incremental_llm.chat import json_digest
 from incremental_llm.errors import IntegrityError
 
 MANIFEST = "manifest.json"
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 
 def file_digest(path: Path) -> str:
@@ -158,14 +159,15 @@ def flush(path: Path) -> None:
 def switch_to_wal(cursor: Any, patience: float) -> None:
     """Turn on SQLite's write-ahead log; the first time, two processes may do so at once.
 
-    The switch needs the file alone, and SQLite refuses it at once instead of waiting for its busy timeout.
+    The switch needs the file alone, and SQLite refuses it at once instead of waiting for its busy timeout. Any other
+    failure, such as a full disk, is raised at once.
     """
     deadline = time.monotonic() + patience
     while True:
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
