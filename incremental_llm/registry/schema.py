@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -195,14 +196,14 @@ def writing(engine: Engine) -> Connection:
 
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection that sees one consistent state, whatever is committed meanwhile.
+    """A connection that sees one consistent state, whatever is committed meanwhile, also while the disk is full.
 
     Raises:
         IntegrityError: the database is damaged.
         IncrementalError: the database cannot be reached.
     """
     try:
-        with engine.connect() as connection, connection.begin():
+        with _connect_to_read(engine) as connection, connection.begin():
             yield connection
     except OperationalError as error:
         raise IncrementalError(f"{engine.url}: could not read the registry ({error.orig})") from error
@@ -210,6 +211,22 @@ def reading(engine: Engine) -> Iterator[Connection]:
         raise IntegrityError(
             f"{engine.url}: expected a registry database, found a damaged file ({error.orig}). Restore it from a copy."
         ) from error
+
+
+def _connect_to_read(engine: Engine) -> Connection:
+    """A connection; where SQLite has no room for the memory that its processes share, one that does without and is
+    alone for as long."""
+    try:
+        return engine.connect()
+    except OperationalError as error:
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        if code not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN):
+            raise
+    alone = engine_for(engine.url)
+    event.listen(
+        alone, "connect", lambda connection, _: connection.execute("PRAGMA locking_mode=EXCLUSIVE").close(), insert=True
+    )
+    return alone.connect()
 
 
 def _configure_sqlite(connection: Any, record: Any) -> None:

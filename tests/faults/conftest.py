@@ -7,14 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from . import strace
-from .laboratory import Laboratory
+from .laboratory import Laboratory, laboratory_of
 
 
 @pytest.fixture(scope="session")
-def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
-    made = Laboratory(tmp_path_factory.mktemp("faults") / "laboratory")
-    yield made
-    made.close()
+def laboratory() -> Iterator[Laboratory]:
+    with laboratory_of() as made:
+        yield made
 
 
 @pytest.fixture

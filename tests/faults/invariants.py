@@ -82,7 +82,7 @@ def _check_first_sight(
         verdict.add("torn", "a state that is neither an old nor a new one")
     if ending is Ending.DONE and state != allowed[-1]:
         verdict.add("lost", "what was acknowledged is not there")
-    if ending is Ending.FAILED and len(allowed) == 2 and state != allowed[0]:
+    if ending in (Ending.FAILED, Ending.OTHER) and len(allowed) == 2 and state != allowed[0]:
         verdict.add("lost", "what was said to have changed nothing is there")
     if ending is Ending.FOREIGN:
         verdict.add("lost", "an error that does not say what became of it")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from . import strace
 from .invariants import Breach, Verdict, check, states_of
@@ -82,13 +83,32 @@ class Laboratory:
             shutil.copytree(folder, root, symlinks=True)
             yield root
 
+    @contextmanager
+    def empty(self) -> Iterator[Path]:
+        """An empty folder; gone afterwards."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            yield Path(scratch)
+
     def trace(self, name: str, root: Path, step: str = "run", bug: str = "") -> list[Point]:
         """The points of an operation, or of recovering from it; runs it at `root`."""
         log = self.folder / "trace.log"
-        ending = self.inject(Order(name, str(root), step, traced=True, bug=bug), out=log)
+        ending = self.inject(self.order(name, root, step=step, traced=True, bug=bug), out=log)
         if ending is not Ending.DONE:
-            raise AssertionError(f"{name}: expected it to go through without a fault, found {ending.name}")
+            raise AssertionError(f"{name}: expected it to go through without a fault, found {self.said}")
         return strace.points_in(log)
+
+    def order(self, name: str, root: Path, **how: Any) -> Order:
+        """An order whose errors can be read with `said`."""
+        return Order(name, str(root), **{"errors": str(self.folder / "errors.txt"), **how})
+
+    @property
+    def said(self) -> str:
+        """The error of the last child."""
+        return (self.folder / "errors.txt").read_text(encoding="utf-8")
+
+    def told(self, ending: Ending) -> str:
+        """How a child ended, in words."""
+        return ending.name if ending is Ending.DONE else f"{ending.name}, {self.said.strip().rpartition(chr(10))[2]}"
 
     def inject(self, order: Order, *options: str, out: Path | str = "/dev/null") -> Ending:
         """Run an order under strace with these options."""
@@ -109,6 +129,18 @@ class Laboratory:
             with self.copy_of(ready) as root:
                 self._prepared[name] = ready, states_of(operation, root)
         return self._prepared[name]
+
+
+@contextmanager
+def laboratory_of(url: str | None = None) -> Iterator[Laboratory]:
+    """A laboratory in memory where there is a disk of it, as nothing here asks a real one to keep anything."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        made = Laboratory(Path(folder) / "laboratory", url)
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 def spread(points: Sequence[Point], most: int) -> list[Point]:

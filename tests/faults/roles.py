@@ -13,6 +13,7 @@ from incremental_llm.registry.objects import Failpoint, no_failpoint
 
 from .concurrent import ROLES
 from .operations import OPERATIONS, Operation
+from .planted import plant
 from .worker import Order
 from .world import build, open_registry
 
@@ -21,7 +22,9 @@ def carry_out(order: Order) -> None:
     """Run an operation, or recover from it."""
     if order.file_limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (order.file_limit, order.file_limit))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order.file_limit, resource.RLIM_INFINITY))
+    if order.bug:
+        plant(order.bug)
     root = Path(order.root)
     match order.step:
         case "act":

@@ -17,7 +17,7 @@ def act(laboratory: Laboratory, root: Path, role: str, workers: range, count: in
     """Begin a role in several processes."""
     return [
         laboratory.worker.start(
-            Order(role, str(root), "act", worker=worker, count=count, errors=str(root / "errors.txt"))
+            Order(role, str(root), "act", worker=worker, count=count, errors=str(root / f"errors-{worker}.txt"))
         )
         for worker in workers
     ]
@@ -25,7 +25,7 @@ def act(laboratory: Laboratory, root: Path, role: str, workers: range, count: in
 
 def all_done(laboratory: Laboratory, root: Path, children: list[int]) -> None:
     endings = [laboratory.worker.wait(child) for child in children]
-    assert set(endings) == {Ending.DONE}, (root / "errors.txt").read_text(encoding="utf-8")
+    assert set(endings) == {Ending.DONE}, [path.read_text(encoding="utf-8") for path in root.glob("errors-*.txt")]
 
 
 def test_commits_at_once_are_dense_and_none_is_lost_or_doubled(laboratory: Laboratory) -> None:

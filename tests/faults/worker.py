@@ -9,8 +9,10 @@ Run as a script it is that process: an order a line comes in as JSON, and a line
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -120,7 +122,7 @@ def _child(order: Order) -> None:
     from .roles import carry_out
 
     ending = Ending.FOREIGN
-    told = os.open(order.errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    told = os.open(order.errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         if order.traced:
             _wait_for_tracer()
@@ -128,7 +130,9 @@ def _child(order: Order) -> None:
         ending = Ending.DONE
     except BaseException as error:
         ending = ending_of(error)
-        os.writev(told, [traceback.format_exc().encode()])  # `write` is what faults are injected into
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        with contextlib.suppress(OSError):  # of which the next write may be one more
+            os.writev(told, [traceback.format_exc().encode()])  # `write` is what faults are injected into
     os._exit(ending)
 
 

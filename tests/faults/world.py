@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from sqlalchemy import select
 
 from incremental_llm.adapters.stack import BaseRef, Stack
@@ -58,7 +58,7 @@ def adapter(folder: Path, number: int) -> Path:
     factors = {
         name: np.full((4, 8), number, dtype=np.float32) for name in ("layer.lora_A.weight", "layer.lora_B.weight")
     }
-    save_file(factors, folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").write_bytes(save(factors))
     (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}), encoding="utf-8")
     return folder
 
