@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import (
     URL,
     Column,
@@ -207,9 +208,10 @@ def reading(engine: Engine) -> Iterator[Connection]:
             yield connection
     except OperationalError as error:
         raise IncrementalError(f"{engine.url}: could not read the registry ({error.orig})") from error
-    except DatabaseError as error:
+    except (DatabaseError, UnicodeDecodeError, ValidationError) as error:
+        found = error.orig if isinstance(error, DatabaseError) else str(error).partition("\n")[0]
         raise IntegrityError(
-            f"{engine.url}: expected a registry database, found a damaged file ({error.orig}). Restore it from a copy."
+            f"{engine.url}: expected a registry database, found a damaged file ({found}). Restore it from a copy."
         ) from error
 
 

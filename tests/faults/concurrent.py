@@ -22,6 +22,7 @@ from incremental_llm.adapters.stack import adapter_paths
 from incremental_llm.errors import PreconditionFailed
 from incremental_llm.registry import RefMove, Registry, Snapshot
 
+from .corruption import everything
 from .world import BASE, adapter, open_registry, passing
 
 
@@ -96,6 +97,11 @@ def _fits(registry: Registry, head: Snapshot) -> bool:
     return weights == list(range(1, len(paths) + 1)) and head.cursor == 6 * len(paths)
 
 
+def read_everything(root: Path, worker: int, count: int) -> None:
+    """Read all that a registry has; raises where something of it is damaged."""
+    everything(root)
+
+
 def _write(root: Path, name: str, steps: Iterable[Step]) -> None:
     (root / f"{name}.json").write_text(json.dumps([asdict(step) for step in steps]), encoding="utf-8")
 
@@ -168,4 +174,9 @@ def _end(made: Sequence[Step | None], at: int) -> int:
     return call.ended if call else 1 << 62 if at >= len(made) else 0
 
 
-ROLES = {"commit_many": commit_many, "promote_many": promote_many, "read_until": read_until}
+ROLES = {
+    "commit_many": commit_many,
+    "promote_many": promote_many,
+    "read_until": read_until,
+    "read_everything": read_everything,
+}

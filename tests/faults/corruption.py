@@ -31,8 +31,10 @@ KINDS: dict[str, Callable[[Path], list[Path]]] = {
 
 @dataclass
 class Account:
-    """`done` faults; of them `harmless` changed nothing that is read, `unnamed` had an error that names no file or part,
-    and `undetected` are those that nobody was told of."""
+    """`done` faults. Of them `harmless` changed nothing that is read; `unnamed` had an error that names no part.
+
+    `undetected` are those of which nobody was told.
+    """
 
     done: int = 0
     harmless: int = 0
@@ -90,16 +92,18 @@ def remove(path: Path, rng: random.Random) -> str:
 
 
 def swap(path: Path, rng: random.Random) -> str:
-    """Put another file of the same kind in its place."""
-    root = path.parents[2] if path.parent.name == "objects" else path.parents[3]
-    kind = next(found for found in (make(root) for make in KINDS.values()) if path in found)
-    other = next((file for file in kind if file != path and file.read_bytes() != path.read_bytes()), None)
+    """Put the next file of the same name, or of the same kind, in its place."""
+    one_folder = path.parent.name == "objects"
+    others = path.parent.glob("*.json") if one_folder else path.parents[1].glob(f"*/{path.name}")
+    kind = path.name.partition(".")[2]
+    fitting = (file for file in sorted(others) if file.name.partition(".")[2] == kind)
+    other = next((file for file in fitting if file.read_bytes() != path.read_bytes()), None)
     if other is None:
         return ""
     mine, yours = path.read_bytes(), other.read_bytes()
     path.write_bytes(yours)
     other.write_bytes(mine)
-    return f"swapped with {other.name}"
+    return f"swapped with {other.relative_to(path.parents[1])}"
 
 
 def damage(

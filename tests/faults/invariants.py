@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from incremental_llm.registry.objects import no_failpoint
+
 from .operations import Operation
 from .worker import Ending
 from .world import State, fingerprint, night, observe, open_registry
@@ -55,12 +57,17 @@ def states_of(operation: Operation, root: Path) -> list[State]:
     return seen
 
 
-def check(root: Path, operation: Operation, allowed: Sequence[State], ending: Ending) -> Verdict:
-    """Open what a fault left, and hold it to every promise. `allowed` as `states_of` gives them."""
+def check(root: Path, operation: Operation, allowed: Sequence[State], ending: Ending, *, twice: bool = True) -> Verdict:
+    """Open what a fault left, and hold it to every promise. `allowed` as `states_of` gives them.
+
+    `twice`: and recover a second time, which must change nothing.
+    """
     verdict = Verdict()
     try:
-        _check_first_sight(verdict, root, operation, allowed, ending)
-        _check_recovery(verdict, root, operation)
+        found = _check_first_sight(verdict, root, operation, allowed, ending)
+        _check_recovery(verdict, root, operation, 1 + twice)
+        if len(allowed) == 2 and found == allowed[0]:
+            _check_again(verdict, root, operation, allowed)
         _check_going_on(verdict, root)
     except Exception as error:
         verdict.add("unreadable", f"{type(error).__name__}: {error}")
@@ -69,7 +76,7 @@ def check(root: Path, operation: Operation, allowed: Sequence[State], ending: En
 
 def _check_first_sight(
     verdict: Verdict, root: Path, operation: Operation, allowed: Sequence[State], ending: Ending
-) -> None:
+) -> State:
     started = time.perf_counter()
     with open_registry(root) as registry:
         registry.head()
@@ -86,20 +93,29 @@ def _check_first_sight(
         verdict.add("lost", "what was said to have changed nothing is there")
     if ending is Ending.FOREIGN:
         verdict.add("lost", "an error that does not say what became of it")
+    return state
 
 
-def _check_recovery(verdict: Verdict, root: Path, operation: Operation) -> None:
+def _check_recovery(verdict: Verdict, root: Path, operation: Operation, times: int) -> None:
     found = []
-    for _ in range(2):
+    for _ in range(times):
         operation.resume(root)
         with open_registry(root) as registry:
             state, problems = observe(registry), registry.verify()
         found.append((state, fingerprint(root)))
-    if found[0] != found[1]:
-        changed = found[0][1].items() ^ found[1][1].items()
+    if found[0] != found[-1]:
+        changed = found[0][1].items() ^ found[-1][1].items()
         verdict.add("torn", f"recovered twice is not recovered once: {sorted({name for name, _ in changed})}")
     for text in (*map(str, problems), *operation.promise(root)):
         verdict.add("torn", text)
+
+
+def _check_again(verdict: Verdict, root: Path, operation: Operation, allowed: Sequence[State]) -> None:
+    """What has not happened can be done again, whatever the first try has left."""
+    operation.run(root, no_failpoint)
+    with open_registry(root) as registry:
+        if observe(registry) != allowed[-1]:
+            verdict.add("torn", "done again it gives another state")
 
 
 def _check_going_on(verdict: Verdict, root: Path) -> None:

@@ -116,9 +116,9 @@ class Laboratory:
         strace.attach(child, *options, out=out)
         return self.worker.wait(child)
 
-    def check(self, name: str, root: Path, ending: Ending) -> Verdict:
+    def check(self, name: str, root: Path, ending: Ending, *, twice: bool = True) -> Verdict:
         """Hold what is at `root` to every promise."""
-        return check(root, OPERATIONS[name], self.states(name), ending)
+        return check(root, OPERATIONS[name], self.states(name), ending, twice=twice)
 
     def _ready(self, name: str) -> tuple[Path, list[State]]:
         if name not in self._prepared:

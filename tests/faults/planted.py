@@ -155,11 +155,6 @@ def no_lock() -> None:
     schema._begin_sqlite = lambda connection: None
 
 
-def names_that_collide() -> None:
-    """Two processes stage under one name."""
-    artifacts.uuid = _with(artifacts.uuid, uuid4=lambda: _Same())  # type: ignore[attr-defined]
-
-
 def tombstone_last() -> None:
     """An erased object goes before anything says so."""
 
@@ -168,10 +163,6 @@ def tombstone_last() -> None:
         objects.write_atomic(self._stone(digest), json.dumps({"erasure": stone.erasure, "successor": stone.successor}))
 
     objects.ObjectStore.entomb = entomb  # type: ignore[method-assign]
-
-
-class _Same:
-    hex = "same"
 
 
 def _everywhere(name: str, value: Any) -> None:
@@ -212,7 +203,6 @@ BUGS: dict[str, Callable[[], None]] = {
         digest_not_compared,
         parent_not_checked,
         no_lock,
-        names_that_collide,
         tombstone_last,
     )
 }

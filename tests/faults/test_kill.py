@@ -25,14 +25,14 @@ POINTS = {
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_killed_at_a_system_call(laboratory: Laboratory, traced: None, name: str) -> None:
     tally = Tally()
-    kills.kill_everywhere(laboratory, name, POINTS.get(name, 3), tally)
+    kills.kill_everywhere(laboratory, name, POINTS.get(name, 2), tally)
     assert tally.faults and not tally.breaches, str(tally)
 
 
 @pytest.mark.parametrize("name", ["commit", "erase"])
 def test_killed_again_while_recovering(laboratory: Laboratory, traced: None, name: str) -> None:
     tally = Tally()
-    kills.kill_recovery(laboratory, name, 2, 2, tally)
+    kills.kill_recovery(laboratory, name, 1, 2, tally)
     assert tally.faults and not tally.breaches, str(tally)
 
 

@@ -54,7 +54,7 @@ def recipe_of(root: Path) -> RunConfig:
 
 def adapter(folder: Path, number: int) -> Path:
     """A folder with an adapter's two files; the weights say which it is."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     factors = {
         name: np.full((4, 8), number, dtype=np.float32) for name in ("layer.lora_A.weight", "layer.lora_B.weight")
     }

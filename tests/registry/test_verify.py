@@ -88,3 +88,22 @@ def test_a_damaged_database_is_a_problem_not_a_crash(lived):
         assert lived.registry.verify()[0].subject == "database"
     except IntegrityError as error:
         assert "damaged" in str(error)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update attempts set body = replace(body, 'status', 'statuq')",
+        "update ref_moves set time = 'x'",
+    ],
+)
+def test_a_damaged_row_is_damage_and_no_error_of_a_library(lived, statement):
+    with closing(sqlite3.connect(lived.root / "registry" / "registry.db")) as connection, connection:
+        connection.execute(statement)
+    for read in (lived.registry.attempts, lived.registry.history, lived.registry.verify):
+        try:
+            read()
+        except IntegrityError as error:
+            assert "found a damaged file" in str(error)
+            return
+    raise AssertionError("nobody was told")
