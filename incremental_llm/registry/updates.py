@@ -21,7 +21,9 @@ from incremental_llm.errors import CommitError, PreconditionFailed, SuiteError
 from incremental_llm.registry.attempts import Attempt
 from incremental_llm.registry.snapshot import Snapshot, body_hash
 
-GATED_REFS = ("production", "canary")
+PRODUCTION = "production"
+
+GATED_REFS = (PRODUCTION, "canary")
 """Refs that serve users: they move only to a stack with a passing decision (or back to the base of version 0)."""
 
 
