@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,7 +42,7 @@ from incremental_llm.evaluation import EvaluationReport, Suite, all_questions, l
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.importers import Format, ImportReport, import_file
 from incremental_llm.lock import exclusive
-from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff, increments_in
+from incremental_llm.registry import GRACE, Collected, Registry, Snapshot, SnapshotDiff, Usage, diff, increments_in
 from incremental_llm.rehearsal import announced
 from incremental_llm.replay import mix
 from incremental_llm.runs import Run, next_run
@@ -475,6 +476,35 @@ class Workspace:
         Refused unless production is `expected`, if given.
         """
         return self.registry.rollback(to, reason, expected=expected)
+
+    def tag(self, name: str, version: int | str, reason: str = "") -> Snapshot:
+        """Name a version for good; see `Registry.tag`."""
+        return self.registry.tag(name, version, reason)
+
+    def untag(self, name: str) -> int:
+        """Take a tag back; the version that it named."""
+        return self.registry.untag(name)
+
+    def alias(self, name: str, version: int | str, reason: str = "") -> Snapshot:
+        """Point a ref that serves nobody to a version; see `Registry.alias`."""
+        return self.registry.alias(name, version, reason=reason)
+
+    def du(self, grace: timedelta = GRACE) -> Usage:
+        """Bytes by kind of object and by version, and what `gc` would free."""
+        return self.registry.du(grace)
+
+    def plan_gc(self, grace: timedelta = GRACE) -> Collected:
+        """What `gc` would remove now; nothing is changed."""
+        return self.registry.plan_gc(grace)
+
+    def gc(self, grace: timedelta = GRACE) -> Collected:
+        """Remove objects that nothing refers to and nobody has put for as long as `grace`.
+
+        Raises:
+            WorkspaceBusyError: a run is going, which has put what it will commit later.
+        """
+        with exclusive(self.config.workspace):
+            return self.registry.gc(grace)
 
     def diff(self, before: str | int, after: str | int) -> SnapshotDiff:
         """What changed between two versions."""

@@ -18,6 +18,7 @@ from incremental_llm.registry.queries import (
     read_moves,
     read_quarantine,
     read_refs,
+    read_tags,
     resolve,
 )
 from incremental_llm.registry.snapshot import Snapshot
@@ -33,7 +34,7 @@ class Reading(Storage):
         return self.get(ref)
 
     def get(self, ref: int | str) -> Snapshot:
-        """A snapshot by version (3, "3", "v3") or ref name.
+        """A snapshot by version (3, "3", "v3"), ref or tag.
 
         Raises:
             UnknownRefError: no such version or ref; the message has the nearest name.
@@ -50,6 +51,11 @@ class Reading(Storage):
         """Ref name -> version."""
         with self._read() as connection:
             return read_refs(connection)
+
+    def tags(self) -> dict[str, int]:
+        """Tag -> version; a tag never moves."""
+        with self._read() as connection:
+            return read_tags(connection)
 
     def history(self, ref: str = PRODUCTION) -> tuple[RefMove, ...]:
         """Every move of a ref, oldest first."""

@@ -22,6 +22,7 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import DatabaseError, OperationalError
@@ -30,9 +31,10 @@ from sqlalchemy.pool import NullPool
 from incremental_llm.artifacts import switch_to_wal
 from incremental_llm.errors import IncrementalError, IntegrityError
 
-FORMAT = "2"
-"""Version of the tables; 1 had neither examples nor erasures, and is brought to this one when it is opened. A registry
-of any other format is refused, not guessed at."""
+FORMAT = "3"
+"""Version of the tables; 1 had neither examples nor erasures, 2 no tags, and both are brought to this one when they are
+opened. A registry of any other format is refused, not guessed at."""
+EARLIER = ("1", "2")
 BUSY_SECONDS = 30.0
 """How long a commit waits for another one to finish."""
 
@@ -51,6 +53,24 @@ snapshots = Table(
 
 refs = Table(
     "refs", metadata, Column("name", String(128), primary_key=True), Column("version", Integer, nullable=False)
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("time", String(40), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("removed", String(40)),  # when; its row stays, so that what a name once meant can be looked up
+    Index(
+        "tags_in_force",
+        "name",
+        unique=True,
+        sqlite_where=text("removed IS NULL"),
+        postgresql_where=text("removed IS NULL"),
+    ),
 )
 
 ref_moves = Table(
@@ -174,7 +194,7 @@ def format_of(connection: Connection) -> str:
 
 
 def add_tables(connection: Connection) -> None:
-    """Make what format 1 had not, and say that it is this one now."""
+    """Make what an earlier format had not, and say that it is this one now."""
     metadata.create_all(connection)
     connection.execute(update(facts).where(facts.c.key == "format").values(value=FORMAT))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -9,20 +10,21 @@ from sqlalchemy import Connection
 from incremental_llm.adapters.stack import BaseRef, Stack
 from incremental_llm.artifacts import flush
 from incremental_llm.errors import BaseModelError, InputError
-from incremental_llm.registry import examples, schema
-from incremental_llm.registry.committing import Committing
+from incremental_llm.registry import examples, retention, schema
 from incremental_llm.registry.erasure import Erasing
+from incremental_llm.registry.naming import Naming
 from incremental_llm.registry.objects import Failpoint, no_failpoint
 from incremental_llm.registry.queries import read_snapshot
 from incremental_llm.registry.snapshot import Snapshot
 from incremental_llm.registry.transaction import transaction
 from incremental_llm.registry.updates import PRODUCTION, AddSnapshot, MoveRef, describe_base, same_base
+from incremental_llm.registry.usage import Usage, usage
 from incremental_llm.registry.verify import Problems, verify
 
 __all__ = ["PRODUCTION", "Registry"]
 
 
-class Registry(Committing):
+class Registry(Naming):
     """Use `create` once and `open` afterwards; both are context managers.
 
     Args:
@@ -83,7 +85,7 @@ class Registry(Committing):
         registry = cls(root, url, failpoint=failpoint)
         with registry._read() as connection:
             there = schema.exists(connection)
-            old = there and schema.format_of(connection) == "1"
+            old = there and schema.format_of(connection) in schema.EARLIER
         if old:
             registry._upgrade()
         with registry._read() as connection:
@@ -107,10 +109,13 @@ class Registry(Committing):
             return schema.exists(connection)
 
     def _upgrade(self) -> None:
-        """From format 1, whoever of several processes comes first."""
+        """From an earlier format, whoever of several processes comes first."""
         with schema.writing(self._engine) as connection, connection.begin():
-            if schema.lock(connection) == "1":
+            found = schema.lock(connection)
+            if found == "1":
                 examples.upgrade(connection, self._objects)
+            elif found in schema.EARLIER:
+                schema.add_tables(connection)
 
     def erasing(self) -> Erasing:
         """The steps by which a person is erased; `incremental_llm.erase` takes them in their order."""
@@ -120,3 +125,31 @@ class Registry(Committing):
         """Every broken promise, in words; empty when all is well. Reads every object."""
         with self._read() as connection:
             return verify(connection, self._objects)
+
+    def du(self, grace: timedelta = retention.GRACE) -> Usage:
+        """Bytes by kind of object and by version, and what `gc` would free."""
+        garbage = self.plan_gc(grace).bytes
+        with self._read() as connection:
+            return usage(connection, self._objects, self.root, garbage)
+
+    def plan_gc(self, grace: timedelta = retention.GRACE) -> retention.Collected:
+        """What `gc` would remove now; nothing is changed."""
+        return retention.plan(self._engine, self._objects, _checked(grace), datetime.now(UTC))
+
+    def gc(self, grace: timedelta = retention.GRACE) -> retention.Collected:
+        """Remove objects that no version, attempt or erasure has and that nobody has put for as long as `grace`.
+
+        A run puts its adapter long before its commit: `grace` has to be longer than that, or no run may be going.
+
+        Raises:
+            PendingErasureError: an erasure has not ended.
+            IntegrityError: a version cannot be read; nothing was removed.
+        """
+        now = datetime.now(UTC)
+        return retention.collect(self._engine, self._objects, _checked(grace), now, self._failpoint)
+
+
+def _checked(grace: timedelta) -> timedelta:
+    if grace < timedelta(0):
+        raise InputError(f"gc: expected a grace period of 0 or more, found {grace}")
+    return grace

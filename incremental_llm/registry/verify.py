@@ -14,6 +14,7 @@ from incremental_llm.registry import schema
 from incremental_llm.registry.erasure import SAME_COMMAND, erased_objects, read_erasures
 from incremental_llm.registry.objects import ObjectStore, Tombstone
 from incremental_llm.registry.queries import read_attempts
+from incremental_llm.registry.references import references
 from incremental_llm.registry.snapshot import Snapshot
 from incremental_llm.registry.updates import GATED_REFS, DecisionPassedFor, State, failure, same_base
 
@@ -95,12 +96,8 @@ def _chain(snapshots: list[Snapshot]) -> Iterator[Problem]:
 def _references(snapshots: list[Snapshot], connection: Connection, objects: ObjectStore) -> Iterator[Problem]:
     """Each object is read once, however many versions need it."""
     needed: dict[str, str] = {}
-    for snapshot in snapshots:
-        for digest in snapshot.objects:
-            needed.setdefault(digest, f"version {snapshot.version}")
-    for attempt in read_attempts(connection):
-        for digest in attempt.objects:
-            needed.setdefault(digest, f"attempt {attempt.id[:12]}")
+    for reference in references((*snapshots, *read_attempts(connection))):
+        needed.setdefault(reference.digest, reference.owner)
     stones = erased_objects(connection)
     for digest, owner in needed.items():
         try:
