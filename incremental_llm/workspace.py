@@ -92,7 +92,7 @@ class Workspace:
             BaseModelError: the base is not to be had, or not the one that an existing workspace was made for.
         """
         root = config.workspace
-        if Registry.exists(root):
+        if Registry.exists(root, config.registry):
             workspace = cls.open(config)
             try:
                 workspace._base = workspace._checked_base(say)
@@ -106,7 +106,7 @@ class Workspace:
 
         training = config.training.at_dtype(native_dtype())
         stack = Stack(base=base.ref, dtype=training.dtype, quantization=training.quantization)
-        registry = Registry.create(root, stack, note=f"base {config.base}")
+        registry = Registry.create(root, stack, url=config.registry, note=f"base {config.base}")
         workspace = cls(config, registry, FeedbackStore(config.database_url))
         workspace._base = base
         return workspace
@@ -118,9 +118,10 @@ class Workspace:
         Raises:
             InputError: there is none; the message says how to make one.
         """
-        if not (config.workspace / "registry.db").is_file():
+        if config.registry is None and not (config.workspace / "registry.db").is_file():
             raise InputError(f"{config.workspace}: expected a workspace, found none. Make one: illm init")
-        return cls(config, Registry.open(config.workspace), FeedbackStore(config.database_url))
+        registry = Registry.open(config.workspace, url=config.registry)
+        return cls(config, registry, FeedbackStore(config.database_url))
 
     @property
     def base(self) -> ResolvedBase:
@@ -135,7 +136,7 @@ class Workspace:
 
     def _checked_base(self, say: Callable[[str], None] = lambda line: None) -> ResolvedBase:
         base = base_models.resolve(self.config.base, say=say)
-        Registry.open(self.config.workspace, base=base.ref).close()
+        Registry.open(self.config.workspace, url=self.config.registry, base=base.ref).close()
         return base
 
     @property

@@ -60,6 +60,7 @@ from __future__ import annotations
 from incremental_llm.registry.attempts import Attempt, Quarantined, attempt_key, has_new_feedback, to_quarantine
 from incremental_llm.registry.erasure import Erasing, Erasure, Seen
 from incremental_llm.registry.examples import ExampleSighting
+from incremental_llm.registry.invariants import Problem
 from incremental_llm.registry.lineage import (
     AdapterSighting,
     Sighting,
@@ -77,7 +78,6 @@ from incremental_llm.registry.snapshot import Snapshot, SnapshotDiff, diff
 from incremental_llm.registry.store import PRODUCTION, Registry
 from incremental_llm.registry.updates import EventUse
 from incremental_llm.registry.usage import Usage
-from incremental_llm.registry.verify import Problem
 
 __all__ = [
     "GRACE",

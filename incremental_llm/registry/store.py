@@ -101,11 +101,11 @@ class Registry(Naming):
         return registry
 
     @classmethod
-    def exists(cls, root: Path) -> bool:
-        """Whether `root` holds a registry; a kill while one is made leaves an empty database, which is none."""
-        if not (root / "registry.db").is_file():
+    def exists(cls, root: Path, url: str | None = None) -> bool:
+        """Whether there is a registry; a kill while one is made leaves an empty database, which is none."""
+        if url is None and not (root / "registry.db").is_file():
             return False
-        with cls(root) as registry, registry._read() as connection:
+        with cls(root, url) as registry, registry._read() as connection:
             return schema.exists(connection)
 
     def _upgrade(self) -> None:

@@ -89,7 +89,9 @@ def locked(engine: Engine) -> Iterator[Connection]:
             join(connection)
             yield connection
     except DBAPIError as error:
-        raise IncrementalError(f"{engine.url}: could not lock the registry ({error.orig}). Try again.") from error
+        raise IncrementalError(
+            f"{engine.url.render_as_string()}: could not lock the registry ({error.orig}). Try again."
+        ) from error
 
 
 @contextlib.contextmanager

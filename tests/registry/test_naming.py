@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-
 import pytest
 
 from incremental_llm.errors import CommitError, InputError, PreconditionFailed, UnknownRefError
@@ -33,9 +30,9 @@ def test_a_tag_that_was_taken_back_may_name_another_version(world):
     with pytest.raises(UnknownRefError, match="there are none"):
         world.registry.untag("best")
     assert world.registry.tag("best", 1).version == 1
-    with closing(sqlite3.connect(world.root / "registry" / "registry.db")) as connection:
-        rows = connection.execute("select version, removed is null from tags order by number").fetchall()
-    assert rows == [(0, 0), (1, 1)]  # what it once meant can still be looked up
+    with world.registry._read() as connection:
+        rows = connection.exec_driver_sql("select version, removed is null from tags order by number").all()
+    assert [tuple(row) for row in rows] == [(0, False), (1, True)]  # what it once meant can still be looked up
 
 
 def test_an_alias_moves_and_its_moves_are_logged(world):
