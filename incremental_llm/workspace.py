@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,7 +42,7 @@ from incremental_llm.evaluation import EvaluationReport, Suite, all_questions, l
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.importers import Format, ImportReport, import_file
 from incremental_llm.lock import exclusive
-from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff, increments_in
+from incremental_llm.registry import GRACE, Collected, Registry, Snapshot, SnapshotDiff, Usage, diff, increments_in
 from incremental_llm.rehearsal import announced
 from incremental_llm.replay import mix
 from incremental_llm.runs import Run, next_run
@@ -91,7 +92,7 @@ class Workspace:
             BaseModelError: the base is not to be had, or not the one that an existing workspace was made for.
         """
         root = config.workspace
-        if Registry.exists(root):
+        if Registry.exists(root, config.registry):
             workspace = cls.open(config)
             try:
                 workspace._base = workspace._checked_base(say)
@@ -105,7 +106,7 @@ class Workspace:
 
         training = config.training.at_dtype(native_dtype())
         stack = Stack(base=base.ref, dtype=training.dtype, quantization=training.quantization)
-        registry = Registry.create(root, stack, note=f"base {config.base}")
+        registry = Registry.create(root, stack, url=config.registry, note=f"base {config.base}")
         workspace = cls(config, registry, FeedbackStore(config.database_url))
         workspace._base = base
         return workspace
@@ -117,9 +118,10 @@ class Workspace:
         Raises:
             InputError: there is none; the message says how to make one.
         """
-        if not (config.workspace / "registry.db").is_file():
+        if config.registry is None and not (config.workspace / "registry.db").is_file():
             raise InputError(f"{config.workspace}: expected a workspace, found none. Make one: illm init")
-        return cls(config, Registry.open(config.workspace), FeedbackStore(config.database_url))
+        registry = Registry.open(config.workspace, url=config.registry)
+        return cls(config, registry, FeedbackStore(config.database_url))
 
     @property
     def base(self) -> ResolvedBase:
@@ -134,7 +136,7 @@ class Workspace:
 
     def _checked_base(self, say: Callable[[str], None] = lambda line: None) -> ResolvedBase:
         base = base_models.resolve(self.config.base, say=say)
-        Registry.open(self.config.workspace, base=base.ref).close()
+        Registry.open(self.config.workspace, url=self.config.registry, base=base.ref).close()
         return base
 
     @property
@@ -475,6 +477,35 @@ class Workspace:
         Refused unless production is `expected`, if given.
         """
         return self.registry.rollback(to, reason, expected=expected)
+
+    def tag(self, name: str, version: int | str, reason: str = "") -> Snapshot:
+        """Name a version for good; see `Registry.tag`."""
+        return self.registry.tag(name, version, reason)
+
+    def untag(self, name: str) -> int:
+        """Take a tag back; the version that it named."""
+        return self.registry.untag(name)
+
+    def alias(self, name: str, version: int | str, reason: str = "") -> Snapshot:
+        """Point a ref that serves nobody to a version; see `Registry.alias`."""
+        return self.registry.alias(name, version, reason=reason)
+
+    def du(self, grace: timedelta = GRACE) -> Usage:
+        """Bytes by kind of object and by version, and what `gc` would free."""
+        return self.registry.du(grace)
+
+    def plan_gc(self, grace: timedelta = GRACE) -> Collected:
+        """What `gc` would remove now; nothing is changed."""
+        return self.registry.plan_gc(grace)
+
+    def gc(self, grace: timedelta = GRACE) -> Collected:
+        """Remove objects that nothing refers to and nobody has put for as long as `grace`.
+
+        Raises:
+            WorkspaceBusyError: a run is going, which has put what it will commit later.
+        """
+        with exclusive(self.config.workspace):
+            return self.registry.gc(grace)
 
     def diff(self, before: str | int, after: str | int) -> SnapshotDiff:
         """What changed between two versions."""

@@ -19,6 +19,8 @@ from incremental_llm.cli import (
     init,
     patch,
     registry,
+    registry_names,
+    registry_upkeep,
     report,
     review,
     run,
@@ -82,6 +84,8 @@ app.command("patch")(patch.patch)
 app.command("rebuild")(erase.rebuild)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(registry.app, name="registry")
+for _part in (registry_names.tag, registry_names.untag, registry_names.alias, registry_upkeep.du, registry_upkeep.gc):
+    registry.app.command()(_part)
 app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("chat")(chat.chat)

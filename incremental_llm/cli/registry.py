@@ -21,15 +21,22 @@ def list_(config: ConfigOption = None, overrides: SetOption = None, as_json: Jso
     """Show all versions, the refs on them, and the rejected attempts, which have no version."""
     with opened(config, overrides) as workspace:
         registry = workspace.registry
-        snapshots, refs, attempts = registry.list(), registry.refs(), registry.attempts()
+        snapshots, attempts = registry.list(), registry.attempts()
+        refs, tags = registry.refs(), registry.tags()
         quarantined = len(registry.quarantined())
     if as_json:
-        found = {"versions": snapshots, "refs": refs, "attempts": attempts, "quarantined_events": quarantined}
+        found = {
+            "versions": snapshots,
+            "refs": refs,
+            "tags": tags,
+            "attempts": attempts,
+            "quarantined_events": quarantined,
+        }
         return result(found)
     rows = [
         {
             "version": snapshot.version,
-            "refs": ", ".join(name for name, version in refs.items() if version == snapshot.version),
+            "refs": ", ".join(name for name, version in (*refs.items(), *tags.items()) if version == snapshot.version),
             "kind": snapshot.kind,
             "parent": snapshot.parent,
             "time": f"{snapshot.time:%Y-%m-%d %H:%M}",

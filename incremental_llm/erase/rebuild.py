@@ -153,6 +153,7 @@ class Rebuilding:
             return self.config
         tree = self.registry.get_json(snapshot.recipe)
         tree["workspace"], tree["database"] = str(self.config.workspace), self.config.database
+        tree["registry"] = self.config.registry
         tree["suites"]["folder"] = str(self.config.suites.folder)
         return parse_config(tree, source=f"the recipe of version {snapshot.version}")
 

@@ -15,22 +15,25 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine, RootTransaction, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from incremental_llm.errors import CommitError, CommitStateUnknown, IncrementalError, IntegrityError
 from incremental_llm.registry import schema
 from incremental_llm.registry.attempts import Attempt
 from incremental_llm.registry.examples import insert_many, write_examples
 from incremental_llm.registry.objects import Failpoint, ObjectStore, no_failpoint
-from incremental_llm.registry.queries import read_refs, read_snapshot
+from incremental_llm.registry.queries import read_refs, read_snapshot, read_tags
 from incremental_llm.registry.snapshot import Snapshot
 from incremental_llm.registry.updates import (
     AddSnapshot,
+    AddTag,
     MoveRef,
     Precondition,
     QuarantineEvents,
     RecordAttempt,
     RecordSuite,
     RecordUses,
+    RemoveTag,
     State,
     Update,
     check,
@@ -72,6 +75,23 @@ def join(connection: Connection) -> None:
     found = schema.lock(connection)
     if found != schema.FORMAT:
         raise CommitError(f"expected a registry of format {schema.FORMAT}, found {found}: use the package that made it")
+
+
+@contextlib.contextmanager
+def locked(engine: Engine) -> Iterator[Connection]:
+    """The write lock for the block, in which no commit can happen; nothing is written.
+
+    Raises:
+        IncrementalError: the lock could not be taken.
+    """
+    try:
+        with schema.writing(engine) as connection, connection.begin():
+            join(connection)
+            yield connection
+    except DBAPIError as error:
+        raise IncrementalError(
+            f"{engine.url.render_as_string()}: could not lock the registry ({error.orig}). Try again."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -132,6 +152,7 @@ def load_state(connection: Connection, objects: ObjectStore, updates: list[Updat
     return State(
         last=last,
         refs=read_refs(connection),
+        tags=read_tags(connection),
         snapshots=snapshots,
         attempts=frozenset(connection.scalars(select(schema.attempts.c.id).where(schema.attempts.c.id.in_(keys)))),
         committed=_committed(connection, keys),
@@ -177,6 +198,12 @@ def _write(connection: Connection, record: Update, before: State, time: str) -> 
             connection.execute(insert(schema.snapshots).values(**row, body=snapshot.body))
         case MoveRef():
             _move_ref(connection, record, before, time)
+        case AddTag():
+            connection.execute(insert(schema.tags).values(**record.model_dump(), time=time))
+        case RemoveTag(name=name):
+            table = schema.tags
+            in_force = (table.c.name == name) & table.c.removed.is_(None)
+            connection.execute(update(table).where(in_force).values(removed=time))
         case RecordAttempt(attempt=attempt) if attempt.id not in before.attempts:
             row = {"id": attempt.id, "first_seq": attempt.first_seq, "last_seq": attempt.last_seq}
             connection.execute(insert(schema.attempts).values(**row, body=attempt.model_dump_json()))

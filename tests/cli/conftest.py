@@ -171,6 +171,9 @@ class FakeRegistry:
     def refs(self) -> dict[str, int]:
         return {"production": 1}
 
+    def tags(self) -> dict[str, int]:
+        return {"first": 0}
+
     def attempts(self) -> tuple[Any, ...]:
         return (SimpleNamespace(id="c" * 64, parent=1, time=TIME, seqs=(6, 7), reason="general fell by 9 points"),)
 

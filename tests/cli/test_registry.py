@@ -6,7 +6,7 @@ import pytest
 
 from incremental_llm.cli import registry
 from incremental_llm.cli.registry import _after_problems
-from incremental_llm.registry.verify import Problem
+from incremental_llm.registry import Problem
 
 
 def test_list_shows_versions_refs_and_attempts(illm, workspace) -> None:
