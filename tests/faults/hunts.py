@@ -63,6 +63,14 @@ def failing(name: str, error: str, call: str) -> Hunt:
     return hunt
 
 
+def failing_after_the_commit(laboratory: Laboratory, bug: str) -> bool:
+    """The disk fails when the commit is done, and nobody could know."""
+    with laboratory.copy("promote") as root:
+        order = laboratory.order("promote", root, step="fail", failpoint="committed", bug=bug)
+        ending = laboratory.worker.run(order)
+        return bool(laboratory.check("promote", root, ending).breaches)
+
+
 def committing_at_once(laboratory: Laboratory, bug: str) -> bool:
     """Three processes commit."""
     with laboratory.copy("commit") as root:
@@ -104,7 +112,7 @@ HUNTS: dict[str, Hunt] = {
     "no_journal": kills("rollback"),
     "two_transactions": kills("commit"),
     "acknowledged_before_it_is_committed": failing("promote", "ENOSPC", "pwrite64"),
-    "unknown_is_called_failed": failing("promote", "EIO", "fdatasync"),
+    "unknown_is_called_failed": failing_after_the_commit,
     "digest_not_compared": reading_what_is_damaged,
     "parent_not_checked": promoting_at_once,
     "no_lock": committing_at_once,

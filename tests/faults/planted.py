@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from incremental_llm import artifacts
+from incremental_llm.adapters import stack
 from incremental_llm.registry import objects, schema, store, transaction, updates
 
 
@@ -139,7 +140,8 @@ def unknown_is_called_failed() -> None:
 
 def digest_not_compared() -> None:
     """A folder counts as what its name says."""
-    objects.verify_folder = lambda folder: folder.name  # type: ignore[attr-defined]
+    for module in (objects, stack):
+        module.verify_folder = lambda folder: folder.name  # type: ignore[attr-defined]
     objects.file_digest = lambda path: path.name.removesuffix(".json")  # type: ignore[attr-defined]
 
 

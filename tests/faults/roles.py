@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -33,6 +34,8 @@ def carry_out(order: Order) -> None:
             recover(root, OPERATIONS[order.name])
         case "hold":
             OPERATIONS[order.name].run(root, _holding_at(order.failpoint, root))
+        case "fail":
+            OPERATIONS[order.name].run(root, _failing_at(order.failpoint))
         case _:
             OPERATIONS[order.name].run(root, _dying_at(order.failpoint))
 
@@ -49,6 +52,16 @@ def _dying_at(point: str) -> Failpoint:
     if not point:
         return no_failpoint
     return lambda name: os.kill(os.getpid(), signal.SIGKILL) if name == point else None
+
+
+def _failing_at(point: str) -> Failpoint:
+    """A failpoint that is an error of the disk."""
+
+    def fail(name: str) -> None:
+        if name == point:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    return fail
 
 
 def _holding_at(point: str, root: Path) -> Failpoint:

@@ -41,11 +41,11 @@ class Ending(IntEnum):
 
 @dataclass(frozen=True)
 class Order:
-    """`step`: "run" an operation, "hold" it at a failpoint until it is killed, "recover" from what was left, or "act" a
-    role of `concurrent` as `worker`, `count` times.
+    """`step`: "run" an operation, "fail" or "hold" it at its failpoint, "recover" from what was left, or "act" a role.
 
-    `traced`: begin when a tracer is there. `failpoint`: be killed there. `bug` is planted first. `file_limit` bounds
-    the size of every file, in bytes: a write beyond it is cut short. `errors` is a file for what went wrong.
+    Roles are those of `concurrent`, done as `worker`, `count` times. `traced`: begin when a tracer is there. `failpoint`:
+    one that runs is killed there. `bug` is planted first. `file_limit` bounds the size of every file, in bytes: a write
+    beyond it is cut short. `errors` is a file for what went wrong.
     """
 
     name: str
