@@ -15,7 +15,7 @@ from .worker import Ending
 @pytest.mark.parametrize("error", errors.ERRORS)
 def test_a_call_that_fails(laboratory: Laboratory, traced: None, error: str, ever: bool) -> None:
     tally = Tally()
-    errors.fail_everywhere(laboratory, "commit", error, 2, tally, ever=ever)
+    errors.fail_everywhere(laboratory, "commit", error, 1, tally, ever=ever)
     assert tally.faults and not tally.breaches, str(tally)
 
 

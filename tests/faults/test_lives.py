@@ -12,4 +12,4 @@ LONG = "ILLM_LONG_LIVES"
 
 def test_random_lives_agree_with_the_model() -> None:
     asked = os.environ.get(LONG)
-    live(int(asked), 50) if asked else live(8, 15)
+    live(int(asked), 50) if asked else live(6, 12)

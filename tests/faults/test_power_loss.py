@@ -14,8 +14,8 @@ from .power_loss import after, lose_power
 @pytest.mark.parametrize("name", ["commit", "promote"])
 def test_the_power_goes(laboratory: Laboratory, traced: None, name: str) -> None:
     tally = Tally()
-    lose_power(laboratory, name, 5, tally)
-    assert tally.faults == 5 and not tally.breaches, str(tally)
+    lose_power(laboratory, name, 4, tally)
+    assert tally.faults == 4 and not tally.breaches, str(tally)
 
 
 def test_the_model_keeps_what_was_waited_for_and_nothing_else_for_sure() -> None:

@@ -43,7 +43,7 @@ class Ending(IntEnum):
 class Order:
     """`step`: "run" an operation, "fail" or "hold" it at its failpoint, "recover" from what was left, or "act" a role.
 
-    Roles are those of `concurrent`, done as `worker`, `count` times. `traced`: begin when a tracer is there. `failpoint`:
+    Roles are those of `concurrent`, done as `worker`, `count` times. `traced`: wait for a tracer first. `failpoint`:
     one that runs is killed there. `bug` is planted first. `file_limit` bounds the size of every file, in bytes: a write
     beyond it is cut short. `errors` is a file for what went wrong.
     """
