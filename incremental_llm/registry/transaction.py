@@ -24,6 +24,7 @@ from incremental_llm.registry.examples import insert_many, write_examples
 from incremental_llm.registry.objects import Failpoint, ObjectStore, no_failpoint
 from incremental_llm.registry.queries import read_refs, read_snapshot, read_tags
 from incremental_llm.registry.snapshot import Snapshot
+from incremental_llm.registry.summaries import write_summary
 from incremental_llm.registry.updates import (
     AddSnapshot,
     AddTag,
@@ -196,6 +197,7 @@ def _write(connection: Connection, record: Update, before: State, time: str) -> 
         case AddSnapshot(snapshot=snapshot):
             row = {"version": snapshot.version, "hash": snapshot.hash, "attempt": snapshot.attempt}
             connection.execute(insert(schema.snapshots).values(**row, body=snapshot.body))
+            write_summary(connection, snapshot)
         case MoveRef():
             _move_ref(connection, record, before, time)
         case AddTag():
