@@ -43,6 +43,7 @@ from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.importers import Format, ImportReport, import_file
 from incremental_llm.lock import exclusive
 from incremental_llm.registry import GRACE, Collected, Comparison, Registry, Repair, Snapshot, Usage, increments_in
+from incremental_llm.registry.exchange import PushReport, remote_at
 from incremental_llm.rehearsal import announced
 from incremental_llm.replay import mix
 from incremental_llm.runs import Run, next_run
@@ -538,6 +539,14 @@ class Workspace:
         """
         with exclusive(self.config.workspace):
             return self.registry.gc(grace)
+
+    def push(self, place: str, *, dry_run: bool = False) -> PushReport:
+        """Publish the registry to a folder or a Hub repository, `hf://owner/name`; only what is missing is sent.
+
+        Raises:
+            PreconditionFailed: what is published there is newer, or has diverged.
+        """
+        return self.registry.push(remote_at(place), dry_run=dry_run)
 
     def plan_repair(self, source: Path | None = None) -> tuple[Repair, ...]:
         """What `repair` would do; nothing is changed."""

@@ -14,6 +14,7 @@ from incremental_llm.cli import (
     doctor,
     erase,
     evaluate,
+    exchange,
     export,
     feedback,
     ingest,
@@ -92,6 +93,8 @@ registry.app.command("cherry-drop")(cherry_drop.cherry_drop)
 registry.app.command("du")(registry_upkeep.du)
 registry.app.command("gc")(registry_upkeep.gc)
 registry.app.command("repair")(registry_upkeep.repair)
+registry.app.command("push")(exchange.push)
+registry.app.command("pull")(exchange.pull)
 app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("chat")(chat.chat)

@@ -12,6 +12,7 @@ from incremental_llm.artifacts import flush
 from incremental_llm.errors import BaseModelError, InputError
 from incremental_llm.registry import examples, repair, retention, schema
 from incremental_llm.registry.erasure import Erasing
+from incremental_llm.registry.exchange import PushReport, Remote, pull, push
 from incremental_llm.registry.naming import Naming
 from incremental_llm.registry.objects import Failpoint, no_failpoint
 from incremental_llm.registry.queries import read_snapshot
@@ -164,6 +165,24 @@ class Registry(Naming):
             IntegrityError: a version cannot be read: the database itself has to be restored.
         """
         return repair.repair(self._engine, self._objects, self.root, source, _checked(grace), self._failpoint)
+
+    def push(self, remote: Remote, *, dry_run: bool = False) -> PushReport:
+        """Publish to a folder or a Hub repository (`remote_at`); see `exchange.push`."""
+        return push(self._engine, self._objects, remote, dry_run=dry_run)
+
+    @classmethod
+    def pull(
+        cls, root: Path, remote: Remote, *, url: str | None = None, failpoint: Failpoint = no_failpoint
+    ) -> Registry:
+        """The registry at `root`, made or brought to what is published; see `exchange.pull`."""
+        (root / "objects").mkdir(parents=True, exist_ok=True)
+        registry = cls(root, url, failpoint=failpoint)
+        try:
+            pull(registry._engine, registry._objects, remote, failpoint)
+        except BaseException:
+            registry.close()
+            raise
+        return registry
 
 
 def _checked(grace: timedelta) -> timedelta:

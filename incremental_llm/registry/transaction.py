@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, RootTransaction, insert, select, update
+from sqlalchemy import Connection, Engine, RootTransaction, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from incremental_llm.errors import CommitError, CommitStateUnknown, IncrementalError, IntegrityError
@@ -35,6 +35,7 @@ from incremental_llm.registry.updates import (
     RecordSuite,
     RecordUses,
     RemoveTag,
+    RepeatMove,
     State,
     Update,
     check,
@@ -143,7 +144,7 @@ def commit(root: RootTransaction, failpoint: Failpoint) -> None:
 def load_state(connection: Connection, objects: ObjectStore, updates: list[Update]) -> State:
     """The committed state as far as the updates need it."""
     last = read_snapshot(connection, None)
-    versions = {0, *(u.version for u in updates if isinstance(u, MoveRef))}
+    versions = {0, *(u.version for u in updates if isinstance(u, MoveRef | RepeatMove))}
     snapshots = {v: found for v in versions if (found := read_snapshot(connection, v)) is not None}
     drafts = [*snapshots.values(), *(u.snapshot for u in updates if isinstance(u, AddSnapshot))]
     made = [u.attempt for u in updates if isinstance(u, RecordAttempt)]
@@ -200,6 +201,12 @@ def _write(connection: Connection, record: Update, before: State, time: str) -> 
             write_summary(connection, snapshot)
         case MoveRef():
             _move_ref(connection, record, before, time)
+        case RepeatMove(name=name, version=version, before=earlier):
+            table = schema.refs
+            connection.execute(delete(table).where(table.c.name == name))
+            connection.execute(insert(table).values(name=name, version=version))
+            log = {"name": name, "before": earlier, "after": version, "reason": record.reason}
+            connection.execute(insert(schema.ref_moves).values(**log, time=record.time.isoformat()))
         case AddTag():
             connection.execute(insert(schema.tags).values(**record.model_dump(), time=time))
         case RemoveTag(name=name):
