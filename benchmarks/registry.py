@@ -5,10 +5,12 @@
 writes results/registry.json:
 
     promote_ms, promote_ms_p95      a move of production, fsync included, in a registry of `versions` versions
-    commit_ms                       a whole commit of an increment, its three objects put before
+    commit_ms                       a whole commit of an increment, its two objects put before
     list_ms_10k                     every version with its refs and tags, as `illm registry list` reads them
     load_overhead                   load of `production` through the registry, every file read and compared with its
-                                    digest, over loading base and adapters with PEFT: median of interleaved pairs
+                                    digest, over loading base and adapters with PEFT, minus 1: medians of interleaved
+                                    pairs
+    promote_cpu_ms, list_cpu_ms     the same in processor time, which other work on the machine does not change
 """
 
 from __future__ import annotations
@@ -40,6 +42,13 @@ def seconds(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def processor(work: Callable[[], Any]) -> float:
+    """How much processor time one call takes, in seconds."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
 
 
 def grown(root: Path, base: Stack, versions: int) -> Registry:
@@ -82,13 +91,21 @@ def speed(work: Path, versions: int, rounds: int) -> dict[str, float]:
             1000 * seconds(lambda to=to: registry.promote(to)) for _ in range(rounds) for to in (0, first.version)
         ]
         commits = [1000 * seconds(lambda number=number: commit(registry, work, number)) for number in range(1, rounds)]
-        read = [1000 * seconds(lambda: (registry.summaries(), registry.refs(), registry.tags())) for _ in range(rounds)]
+
+        def read() -> None:
+            registry.summaries()
+            registry.refs()
+            registry.tags()
+
+        reads = [1000 * seconds(read) for _ in range(rounds)]
         return {
             "versions": len(registry.summaries()),
             "promote_ms": statistics.median(promotes),
             "promote_ms_p95": statistics.quantiles(promotes, n=20)[-1],
             "commit_ms": statistics.median(commits),
-            "list_ms_10k": statistics.median(read),
+            "list_ms_10k": statistics.median(reads),
+            "promote_cpu_ms": statistics.median(1000 * processor(lambda: registry.promote(0)) for _ in range(rounds)),
+            "list_cpu_ms": statistics.median(1000 * processor(read) for _ in range(rounds)),
         }
 
 
