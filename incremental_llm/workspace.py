@@ -42,13 +42,15 @@ from incremental_llm.evaluation import EvaluationReport, Suite, all_questions, l
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.importers import Format, ImportReport, import_file
 from incremental_llm.lock import exclusive
-from incremental_llm.registry import GRACE, Collected, Registry, Snapshot, SnapshotDiff, Usage, diff, increments_in
+from incremental_llm.registry import GRACE, Collected, Comparison, Registry, Repair, Snapshot, Usage, increments_in
+from incremental_llm.registry.exchange import PushReport, remote_at
 from incremental_llm.rehearsal import announced
 from incremental_llm.replay import mix
 from incremental_llm.runs import Run, next_run
 from incremental_llm.training.settings import PatchSettings
 
 if TYPE_CHECKING:
+    from incremental_llm.cherry_drop import DropPlan, DropReport
     from incremental_llm.erase import ErasurePlan, ErasureReport, RebuildReport
     from incremental_llm.evaluation.measure import Measurement
     from incremental_llm.handoff import ExportReport
@@ -432,6 +434,37 @@ class Workspace:
         with exclusive(self.config.workspace):
             return Rebuilding(self.registry, self.store, self.config, self.base, train, progress).run()
 
+    def plan_drop(self, version: int | str) -> DropPlan:
+        """What `cherry_drop` would train again; nothing is changed. Raises InputError as that does."""
+        from incremental_llm.cherry_drop import plan_drop
+
+        return plan_drop(self.registry, version)
+
+    def cherry_drop(
+        self,
+        version: int | str,
+        reason: str,
+        progress: Progress = silent,
+        train: Callable[..., Any] | None = None,
+    ) -> DropReport:
+        """Take one increment out of production: later ones are made again without it, gates included.
+
+        Its events are quarantined when the result serves; interrupted, the same call goes on.
+
+        Raises:
+            InputError: not an increment that production stands on.
+            WorkspaceBusyError: a run holds the workspace.
+        """
+        from incremental_llm.cherry_drop import Dropping
+
+        if train is None:
+            from incremental_llm.training.increment import train_increment
+
+            train = train_increment
+        with exclusive(self.config.workspace):
+            parts = (self.registry, self.store, self.config, self.base, train, progress)
+            return Dropping(*parts).run(version, reason)
+
     # adapter management
 
     def load(self, ref: str | int = "production") -> tuple[Any, Any]:
@@ -507,9 +540,30 @@ class Workspace:
         with exclusive(self.config.workspace):
             return self.registry.gc(grace)
 
-    def diff(self, before: str | int, after: str | int) -> SnapshotDiff:
-        """What changed between two versions."""
-        return diff(self.registry.get(before), self.registry.get(after))
+    def push(self, place: str, *, dry_run: bool = False) -> PushReport:
+        """Publish the registry to a folder or a Hub repository, `hf://owner/name`; only what is missing is sent.
+
+        Raises:
+            PreconditionFailed: what is published there is newer, or has diverged.
+        """
+        return self.registry.push(remote_at(place), dry_run=dry_run)
+
+    def plan_repair(self, source: Path | None = None) -> tuple[Repair, ...]:
+        """What `repair` would do; nothing is changed."""
+        return self.registry.plan_repair(source)
+
+    def repair(self, source: Path | None = None) -> tuple[Repair, ...]:
+        """Remove what was never finished, and take damaged or missing objects from another copy, by digest.
+
+        Raises:
+            WorkspaceBusyError: a run holds the workspace.
+        """
+        with exclusive(self.config.workspace):
+            return self.registry.repair(source)
+
+    def diff(self, before: str | int, after: str | int) -> Comparison:
+        """What changed between two versions: stack, recipe, data, weights by layer, scores; and what is not there."""
+        return self.registry.compare(before, after)
 
     def export(self, ref: str | int, out: Path, form: Literal["peft", "merged"] = "peft") -> ExportReport:
         """Write a version as a plain PEFT folder or a merged model, checked against the stack's own logits."""

@@ -9,10 +9,12 @@ import typer
 from incremental_llm.cli import (
     api_key,
     chat,
+    cherry_drop,
     dataset,
     doctor,
     erase,
     evaluate,
+    exchange,
     export,
     feedback,
     ingest,
@@ -84,8 +86,15 @@ app.command("patch")(patch.patch)
 app.command("rebuild")(erase.rebuild)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(registry.app, name="registry")
-for _part in (registry_names.tag, registry_names.untag, registry_names.alias, registry_upkeep.du, registry_upkeep.gc):
-    registry.app.command()(_part)
+registry.app.command("tag")(registry_names.tag)
+registry.app.command("untag")(registry_names.untag)
+registry.app.command("alias")(registry_names.alias)
+registry.app.command("cherry-drop")(cherry_drop.cherry_drop)
+registry.app.command("du")(registry_upkeep.du)
+registry.app.command("gc")(registry_upkeep.gc)
+registry.app.command("repair")(registry_upkeep.repair)
+registry.app.command("push")(exchange.push)
+registry.app.command("pull")(exchange.pull)
 app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("chat")(chat.chat)

@@ -1,8 +1,9 @@
-"""illm registry du, gc: what a registry takes on the disk, and letting go of what it does not need."""
+"""illm registry du, gc, repair: what a registry takes on the disk, what of it can go, and making good what broke."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -61,6 +62,40 @@ def gc(
         return next_steps("illm registry verify", "illm registry du")
     say("nothing was changed (a plan)")
     return next_steps(command("illm", "registry", "gc", *_grace(grace), "--yes"))
+
+
+def repair(
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="FOLDER", help="Another copy of the registry, or of its objects.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do it; without this it is shown what would be done.")
+    ] = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make good what can be: unfinished folders go, damaged or missing objects come from a copy, by digest.
+
+    Nothing is invented: what no copy has stays as it is, and the exit code is 1.
+    """
+    with opened(config, overrides) as workspace:
+        found = workspace.repair(source) if yes else workspace.plan_repair(source)
+    stays = [one for one in found if one.action == "none"]
+    if as_json:
+        result({"repaired" if yes else "would_repair": found})
+    else:
+        rows = [
+            {"subject": one.subject[:24], "found": one.found, "action": one.action, "note": one.note} for one in found
+        ]
+        table("repaired" if yes else "to repair", rows)
+        if not yes:
+            say("nothing was changed (a plan)")
+        again = command("illm", "registry", "repair", *(("--from", source) if source else ()), "--yes")
+        next_steps(*([] if yes or len(stays) == len(found) else [again]), "illm registry verify")
+    if stays:
+        say(f"error: expected to make everything good, found {len(stays)} objects that no copy has")
+        raise typer.Exit(1)
 
 
 def _show_collected(found: Collected, done: bool) -> None:

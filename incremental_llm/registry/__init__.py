@@ -11,6 +11,7 @@
     adapters_that_saw, sightings        who and what is in which adapter
     find_examples, examples_from        examples by id and by event
     erasing, erasures, erased_parts     erasing a person, who was, and what of which version is gone
+    repair                              objects from another copy, by digest; nothing is invented
     verify                              every promise checked, problems in words
 
     >>> import tempfile
@@ -57,7 +58,9 @@ database's write lock. "Failed" (`CommitError`, nothing changed) is another erro
 
 from __future__ import annotations
 
+from incremental_llm.registry.ancestry import Node
 from incremental_llm.registry.attempts import Attempt, Quarantined, attempt_key, has_new_feedback, to_quarantine
+from incremental_llm.registry.compare import Comparison
 from incremental_llm.registry.erasure import Erasing, Erasure, Seen
 from incremental_llm.registry.examples import ExampleSighting
 from incremental_llm.registry.invariants import Problem
@@ -73,9 +76,11 @@ from incremental_llm.registry.lineage import (
     versions_holding,
 )
 from incremental_llm.registry.queries import RefMove
+from incremental_llm.registry.repair import Repair
 from incremental_llm.registry.retention import GRACE, Collected
 from incremental_llm.registry.snapshot import Snapshot, SnapshotDiff, diff
 from incremental_llm.registry.store import PRODUCTION, Registry
+from incremental_llm.registry.summaries import SnapshotSummary
 from incremental_llm.registry.updates import EventUse
 from incremental_llm.registry.usage import Usage
 
@@ -85,18 +90,22 @@ __all__ = [
     "AdapterSighting",
     "Attempt",
     "Collected",
+    "Comparison",
     "Erasing",
     "Erasure",
     "EventUse",
     "ExampleSighting",
+    "Node",
     "Problem",
     "Quarantined",
     "RefMove",
     "Registry",
+    "Repair",
     "Seen",
     "Sighting",
     "Snapshot",
     "SnapshotDiff",
+    "SnapshotSummary",
     "Usage",
     "adapters_holding",
     "attempt_key",

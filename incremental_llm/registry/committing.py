@@ -91,7 +91,13 @@ class Committing(Reading):
         return snapshot
 
     def promote(
-        self, version: int | str, *, ref: str = PRODUCTION, expected: int | None = None, reason: str = ""
+        self,
+        version: int | str,
+        *,
+        ref: str = PRODUCTION,
+        expected: int | None = None,
+        reason: str = "",
+        quarantine: Collection[int] = (),
     ) -> Snapshot:
         """Move a ref to a version that carries a passing decision for its stack, or to the base.
 
@@ -99,6 +105,7 @@ class Committing(Reading):
 
         Args:
             expected: refuse unless the ref is at this version now.
+            quarantine: seqs of events that no increment may use again, decided in the same transaction.
 
         Raises:
             PreconditionFailed: no passing decision, or a stack that was trained on somebody who was erased, or an
@@ -112,6 +119,8 @@ class Committing(Reading):
             if expected is not None:
                 tx.require(RefIs(name=ref, version=expected))
             tx.add(MoveRef(name=ref, version=snapshot.version, reason=reason or f"promote {snapshot.version}"))
+            if quarantine:
+                tx.add(QuarantineEvents(seqs=tuple(quarantine), reason=reason, version=snapshot.version))
         return snapshot
 
     def rollback(self, to: int | str, reason: str, *, expected: int | None = None) -> Snapshot:

@@ -119,6 +119,13 @@ def read_moves(connection: Connection, ref: str) -> tuple[RefMove, ...]:
     return tuple(RefMove(**row._asdict()) for row in rows)
 
 
+def all_moves(connection: Connection) -> tuple[RefMove, ...]:
+    """Every move of every ref, oldest first."""
+    moves = schema.ref_moves
+    query = select(moves.c.name, moves.c.before, moves.c.after, moves.c.time, moves.c.reason).order_by(moves.c.id)
+    return tuple(RefMove(**row._asdict()) for row in connection.execute(query))
+
+
 def read_quarantine(connection: Connection) -> tuple[Quarantined, ...]:
     """Quarantined events by seq."""
     rows = connection.execute(select(schema.quarantine).order_by(schema.quarantine.c.seq))

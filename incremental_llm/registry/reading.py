@@ -7,7 +7,9 @@ from typing import Any
 from sqlalchemy import select
 
 from incremental_llm.registry import examples, lineage, schema
+from incremental_llm.registry.ancestry import Node, lineage_tree
 from incremental_llm.registry.attempts import Attempt, Quarantined
+from incremental_llm.registry.compare import Comparison, compare
 from incremental_llm.registry.erasure import Erasure, erased_objects, erased_parts, read_erasures, refuse_pending
 from incremental_llm.registry.examples import ExampleSighting
 from incremental_llm.registry.queries import (
@@ -23,6 +25,7 @@ from incremental_llm.registry.queries import (
 )
 from incremental_llm.registry.snapshot import Snapshot
 from incremental_llm.registry.storage import Storage
+from incremental_llm.registry.summaries import SnapshotSummary, read_summaries
 from incremental_llm.registry.updates import PRODUCTION, RecordSuite, check_suite
 
 
@@ -46,6 +49,11 @@ class Reading(Storage):
         """All snapshots, version 0 first."""
         with self._read() as connection:
             return all_snapshots(connection)
+
+    def summaries(self, last: int | None = None) -> tuple[SnapshotSummary, ...]:
+        """The newest `last` versions (None: all) as a list shows them, oldest first; much faster than `list`."""
+        with self._read() as connection:
+            return read_summaries(connection, last)
 
     def refs(self) -> dict[str, int]:
         """Ref name -> version."""
@@ -113,6 +121,22 @@ class Reading(Storage):
         """Where versions have the example whose id begins so; of many that do, two."""
         with self._read() as connection:
             return examples.sightings_of_example(connection, prefix)
+
+    def example_kinds(self, version: int) -> tuple[str, ...]:
+        """The kind of each example of a version."""
+        kind, at = schema.examples.c.kind, schema.examples.c.version
+        with self._read() as connection:
+            return tuple(connection.scalars(select(kind).where(at == version)))
+
+    def ancestry(self) -> tuple[Node, ...]:
+        """All versions as a tree, each with what it goes on from and the names on it."""
+        with self._read() as connection:
+            names = {**read_refs(connection), **read_tags(connection)}
+            return lineage_tree(read_summaries(connection), names)
+
+    def compare(self, before: int | str, after: int | str) -> Comparison:
+        """Two versions side by side: recipe, data, weights, scores, and what could not be compared."""
+        return compare(self, before, after)
 
     def examples_from(self, event: str) -> tuple[ExampleSighting, ...]:
         """The examples of every version that stand on this event."""

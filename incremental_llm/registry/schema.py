@@ -34,8 +34,8 @@ from incremental_llm.artifacts import switch_to_wal
 from incremental_llm.errors import IncrementalError, InputError, IntegrityError
 
 FORMAT = "3"
-"""Version of the tables; 1 had neither examples nor erasures, 2 no tags, and both are brought to this one when they are
-opened. A registry of any other format is refused, not guessed at."""
+"""Version of the tables; 1 had neither examples nor erasures, 2 neither tags nor summaries, and both are brought to
+this one when they are opened. A registry of any other format is refused, not guessed at."""
 EARLIER = ("1", "2")
 _SERVER_SETTINGS = ("fsync", "full_page_writes", "synchronous_commit")
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('incremental_llm.registry.' || current_schema(), 0))"
@@ -54,6 +54,19 @@ snapshots = Table(
     Column("hash", String(64), nullable=False, unique=True),
     Column("attempt", String(64), unique=True),
     Column("body", Text, nullable=False),
+)
+
+summaries = Table(  # of each body, what a list shows: ten thousand are read in a moment
+    "summaries",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(16), nullable=False),
+    Column("parent", Integer),
+    Column("restores", Integer),
+    Column("time", String(40), nullable=False),
+    Column("adapters", Integer, nullable=False),
+    Column("cursor", Integer, nullable=False),
+    Column("note", Text, nullable=False),
 )
 
 refs = Table(

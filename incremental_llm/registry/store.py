@@ -10,12 +10,15 @@ from sqlalchemy import Connection
 from incremental_llm.adapters.stack import BaseRef, Stack
 from incremental_llm.artifacts import flush
 from incremental_llm.errors import BaseModelError, InputError
-from incremental_llm.registry import examples, retention, schema
+from incremental_llm.registry import examples, repair, retention, schema
 from incremental_llm.registry.erasure import Erasing
+from incremental_llm.registry.exchange import PushReport, Remote, pull, push
 from incremental_llm.registry.naming import Naming
 from incremental_llm.registry.objects import Failpoint, no_failpoint
 from incremental_llm.registry.queries import read_snapshot
+from incremental_llm.registry.repair import Repair
 from incremental_llm.registry.snapshot import Snapshot
+from incremental_llm.registry.summaries import write_all_summaries
 from incremental_llm.registry.transaction import transaction
 from incremental_llm.registry.updates import PRODUCTION, AddSnapshot, MoveRef, describe_base, same_base
 from incremental_llm.registry.usage import Usage, usage
@@ -116,6 +119,8 @@ class Registry(Naming):
                 examples.upgrade(connection, self._objects)
             elif found in schema.EARLIER:
                 schema.add_tables(connection)
+            if found in schema.EARLIER:
+                write_all_summaries(connection)
 
     def erasing(self) -> Erasing:
         """The steps by which a person is erased; `incremental_llm.erase` takes them in their order."""
@@ -147,6 +152,37 @@ class Registry(Naming):
         """
         now = datetime.now(UTC)
         return retention.collect(self._engine, self._objects, _checked(grace), now, self._failpoint)
+
+    def plan_repair(self, source: Path | None = None, grace: timedelta = retention.GRACE) -> tuple[Repair, ...]:
+        """What `repair` would do; nothing is changed."""
+        return repair.plan(self._engine, self._objects, self.root, source, _checked(grace))
+
+    def repair(self, source: Path | None = None, grace: timedelta = retention.GRACE) -> tuple[Repair, ...]:
+        """Remove unfinished folders older than `grace`, and take damaged or missing objects from another copy.
+
+        Raises:
+            InputError: `source` is no folder.
+            IntegrityError: a version cannot be read: the database itself has to be restored.
+        """
+        return repair.repair(self._engine, self._objects, self.root, source, _checked(grace), self._failpoint)
+
+    def push(self, remote: Remote, *, dry_run: bool = False) -> PushReport:
+        """Publish to a folder or a Hub repository (`remote_at`); see `exchange.push`."""
+        return push(self._engine, self._objects, remote, dry_run=dry_run)
+
+    @classmethod
+    def pull(
+        cls, root: Path, remote: Remote, *, url: str | None = None, failpoint: Failpoint = no_failpoint
+    ) -> Registry:
+        """The registry at `root`, made or brought to what is published; see `exchange.pull`."""
+        (root / "objects").mkdir(parents=True, exist_ok=True)
+        registry = cls(root, url, failpoint=failpoint)
+        try:
+            pull(registry._engine, registry._objects, remote, failpoint)
+        except BaseException:
+            registry.close()
+            raise
+        return registry
 
 
 def _checked(grace: timedelta) -> timedelta:

@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, RootTransaction, insert, select, update
+from sqlalchemy import Connection, Engine, RootTransaction, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from incremental_llm.errors import CommitError, CommitStateUnknown, IncrementalError, IntegrityError
@@ -24,6 +24,7 @@ from incremental_llm.registry.examples import insert_many, write_examples
 from incremental_llm.registry.objects import Failpoint, ObjectStore, no_failpoint
 from incremental_llm.registry.queries import read_refs, read_snapshot, read_tags
 from incremental_llm.registry.snapshot import Snapshot
+from incremental_llm.registry.summaries import write_summary
 from incremental_llm.registry.updates import (
     AddSnapshot,
     AddTag,
@@ -34,6 +35,7 @@ from incremental_llm.registry.updates import (
     RecordSuite,
     RecordUses,
     RemoveTag,
+    RepeatMove,
     State,
     Update,
     check,
@@ -142,7 +144,7 @@ def commit(root: RootTransaction, failpoint: Failpoint) -> None:
 def load_state(connection: Connection, objects: ObjectStore, updates: list[Update]) -> State:
     """The committed state as far as the updates need it."""
     last = read_snapshot(connection, None)
-    versions = {0, *(u.version for u in updates if isinstance(u, MoveRef))}
+    versions = {0, *(u.version for u in updates if isinstance(u, MoveRef | RepeatMove))}
     snapshots = {v: found for v in versions if (found := read_snapshot(connection, v)) is not None}
     drafts = [*snapshots.values(), *(u.snapshot for u in updates if isinstance(u, AddSnapshot))]
     made = [u.attempt for u in updates if isinstance(u, RecordAttempt)]
@@ -196,8 +198,15 @@ def _write(connection: Connection, record: Update, before: State, time: str) -> 
         case AddSnapshot(snapshot=snapshot):
             row = {"version": snapshot.version, "hash": snapshot.hash, "attempt": snapshot.attempt}
             connection.execute(insert(schema.snapshots).values(**row, body=snapshot.body))
+            write_summary(connection, snapshot)
         case MoveRef():
             _move_ref(connection, record, before, time)
+        case RepeatMove(name=name, version=version, before=earlier):
+            table = schema.refs
+            connection.execute(delete(table).where(table.c.name == name))
+            connection.execute(insert(table).values(name=name, version=version))
+            log = {"name": name, "before": earlier, "after": version, "reason": record.reason}
+            connection.execute(insert(schema.ref_moves).values(**log, time=record.time.isoformat()))
         case AddTag():
             connection.execute(insert(schema.tags).values(**record.model_dump(), time=time))
         case RemoveTag(name=name):

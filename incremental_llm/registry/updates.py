@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from incremental_llm.adapters.stack import BaseRef
 from incremental_llm.dataset.examples import Kind
@@ -52,6 +52,16 @@ class MoveRef(_Record):
     name: str
     version: int
     reason: str = ""
+
+
+class RepeatMove(_Record):
+    """A move of a ref that another copy of this registry has made and logged: the log says the same here."""
+
+    name: str
+    before: int | None
+    version: int
+    time: AwareDatetime
+    reason: str
 
 
 class AddTag(_Record):
@@ -113,7 +123,17 @@ class RecordUses(_Record):
     examples: tuple[ExamplePlace, ...] = ()
 
 
-Update = AddSnapshot | MoveRef | AddTag | RemoveTag | RecordAttempt | QuarantineEvents | RecordSuite | RecordUses
+Update = (
+    AddSnapshot
+    | MoveRef
+    | RepeatMove
+    | AddTag
+    | RemoveTag
+    | RecordAttempt
+    | QuarantineEvents
+    | RecordSuite
+    | RecordUses
+)
 
 
 class RefIs(_Record):
@@ -200,7 +220,7 @@ def apply(state: State, update: Update) -> State:
                 snapshots={**state.snapshots, snapshot.version: snapshot},
                 committed={**state.committed, **committed},
             )
-        case MoveRef(name=name, version=version):
+        case MoveRef(name=name, version=version) | RepeatMove(name=name, version=version):
             _check_there(state, name, version)
             return replace(state, refs={**state.refs, name: version})
         case AddTag(name=name, version=version):
@@ -236,6 +256,9 @@ def implied(update: Update, state: State) -> tuple[Precondition, ...]:
             if 0 in state.snapshots and snapshot.stack == state.snapshots[0].stack:
                 return ()
             return (DecisionPassedFor(stack_digest=snapshot.stack.digest, decision=snapshot.decision),)
+        case RepeatMove(name=name, version=version, before=before):
+            moved = implied(MoveRef(name=name, version=version), state)
+            return (*moved, RefIs(name=name, version=before))
         case MoveRef(name=name):
             return (TagIs(name=name, version=None),)
         case AddTag(name=name):

@@ -17,6 +17,7 @@ from incremental_llm.registry.objects import ObjectStore, Tombstone
 from incremental_llm.registry.queries import read_attempts
 from incremental_llm.registry.references import references
 from incremental_llm.registry.snapshot import Snapshot
+from incremental_llm.registry.summaries import SnapshotSummary, read_summaries
 from incremental_llm.registry.updates import GATED_REFS, DecisionPassedFor, State, failure
 
 Problems = list[Problem]
@@ -54,6 +55,7 @@ def _database(connection: Connection) -> Iterator[Problem]:
 def _read_snapshots(connection: Connection) -> tuple[list[Snapshot], Problems]:
     snapshots: list[Snapshot] = []
     problems: Problems = []
+    summaries = {summary.version: summary for summary in read_summaries(connection)}
     for row in connection.execute(select(schema.snapshots).order_by(schema.snapshots.c.version)):
         subject = f"version {row.version}"
         try:
@@ -61,6 +63,8 @@ def _read_snapshots(connection: Connection) -> tuple[list[Snapshot], Problems]:
         except (IncrementalError, ValidationError) as error:
             problems.append(Problem(subject=subject, text=f"cannot be read ({error})"))
             continue
+        if summaries.get(row.version) != SnapshotSummary.of(snapshot):
+            problems.append(Problem(subject=subject, text="is listed as something else than it is"))
         if (snapshot.version, snapshot.attempt) != (row.version, row.attempt):
             problems.append(Problem(subject=subject, text=f"its row holds another one, version {snapshot.version}"))
         snapshots.append(snapshot)

@@ -59,3 +59,28 @@ def test_gc_waits_for_no_run(illm, registry) -> None:
         assert illm("registry", "gc", "--grace", "0").exit_code == 0
         assert illm("registry", "gc", "--grace", "0", "--yes").exit_code == 75
     assert len(list(registry.objects.iterdir())) == 1
+
+
+def test_push_shows_what_it_would_send_and_pull_makes_a_registry(illm, registry) -> None:
+    planned = illm("registry", "push", "out")
+    assert "1 versions, 0 objects; 0 of them to send" in planned.stdout
+    assert "next: illm registry push out --yes" in planned.stderr
+    assert not Path("out").exists()
+    assert illm("registry", "push", "out", "--yes").exit_code == 0
+    done = illm("registry", "pull", "out", "--set", "workspace=two")
+    assert done.stdout == "production is version 0, as published in out\n"
+    with Registry.open(Path("two")) as pulled:
+        assert pulled.list() == registry.list()
+    assert illm("registry", "pull", "nowhere", "--set", "workspace=three").exit_code == 2
+
+
+def test_repair_says_what_no_copy_has(illm, registry) -> None:
+    assert illm("registry", "repair").exit_code == 0
+    assert "to repair" in illm("registry", "repair").stdout
+    assert illm("registry", "repair", "--from", "nowhere").exit_code == 2
+
+
+def test_cherry_drop_refuses_what_is_no_increment(illm, registry) -> None:
+    done = illm("registry", "cherry-drop", "0", "-r", "x")
+    assert done.exit_code == 2
+    assert "found init" in done.stderr

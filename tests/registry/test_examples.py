@@ -64,7 +64,14 @@ def test_by_id_and_by_event(world):
 def test_a_registry_of_format_1_is_brought_to_this_one(world):
     world.night(dataset=dataset(world, SFT, PAIR))
     with schema.writing(world.registry._engine) as connection, connection.begin():
-        for table in (schema.examples, schema.example_sources, schema.erasures, schema.erased_objects, schema.tags):
+        for table in (
+            schema.examples,
+            schema.example_sources,
+            schema.erasures,
+            schema.erased_objects,
+            schema.tags,
+            schema.summaries,
+        ):
             table.drop(connection)
         connection.execute(text("UPDATE registry SET value = '1' WHERE key = 'format'"))
     for _ in range(2):  # the second time nothing is done

@@ -172,6 +172,7 @@ def test_a_manifest_that_lies_about_a_tensor_is_named(world, adapter):
         ("update ref_moves set after = 8 where after = 2", "version 8: a ref was moved to it, and it is not there"),
         ("update event_uses set adapter = 'other' where version = 2", "version 2: events are recorded as read by"),
         ("update event_uses set version = 9 where version = 2", "version 9: events are recorded as read by"),
+        ("update summaries set cursor = 9 where version = 2", "version 2: is listed as something else than it is"),
         ("insert into examples values (9, 'e', 'sft', 0)", "version 9: examples are recorded for it"),
         (
             "delete from quarantine where seq = 12",
