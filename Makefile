@@ -11,7 +11,7 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-all lint results clean
+.PHONY: demo test test-all faults lint results clean
 
 # Without a GPU the pinned CPU build of torch goes in first, so that nothing pulls gigabytes of CUDA packages;
 # with one, pip's default build, which is the CUDA one on Linux.
@@ -35,6 +35,12 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(PYTEST)
+
+# Kills, failing calls, power cuts, damaged files, races and planted bugs at large (strace has to be installed): an hour
+# of one core. The figures go to benchmarks/results/faults.json.
+faults: $(STAMP)
+	$(BIN)/python benchmarks/faults.py
+	ILLM_LONG_LIVES=2000 $(BIN)/python -m pytest tests/faults
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -25,8 +25,11 @@ from typing import Any
 
 from incremental_llm.chat import json_digest
 from incremental_llm.errors import IntegrityError
+from incremental_llm.tensors import damaged_tensors, tensor_digests
 
 MANIFEST = "manifest.json"
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+_WEIGHTS = ".safetensors"
 
 
 def file_digest(path: Path) -> str:
@@ -78,11 +81,15 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
 
 def write_manifest(folder: Path) -> str:
-    """Flush every file and folder below `folder`, write its manifest last, and return the folder's digest."""
-    files = _file_digests(folder)
+    """Flush every file and folder below `folder`, write its manifest last, and return the folder's digest.
+
+    Beside the digest of each file it holds those of the tensors in each, by which what is damaged can be named.
+    """
+    files, tensors = _file_digests(folder), _tensor_digests(folder)
     for path in folder.rglob("*"):
         flush(path)
-    write_json(folder / MANIFEST, {"files": files, "digest": json_digest(files)})
+    manifest = {"files": files, "digest": json_digest(files)}
+    write_json(folder / MANIFEST, {**manifest, "tensors": tensors} if tensors else manifest)
     return json_digest(files)
 
 
@@ -95,7 +102,8 @@ def verify_folder(folder: Path) -> str:
     """Compare a folder with its manifest and return its digest.
 
     Raises:
-        IntegrityError: no manifest, or a file that is missing, changed or extra; the message names it.
+        IntegrityError: no manifest, or a file that is missing, changed or extra; the message names it, and in a file of
+            weights the tensors that are damaged.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -110,11 +118,32 @@ def verify_folder(folder: Path) -> str:
     found = _file_digests(folder)
     if found != expected:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        named = ", ".join(f"{name}{_damage(folder, name, manifest)}" for name in wrong)
         raise IntegrityError(
-            f"{folder}: {', '.join(wrong)} differ from {MANIFEST}. "
+            f"{folder}: {named} differ from {MANIFEST}. "
             "The files were changed or damaged after they were written: restore them from a copy."
         )
     return json_digest(expected)
+
+
+def verify_tensors(folder: Path) -> None:
+    """Compare the tensors of a folder, whose files are as its manifest says, with what that says of them.
+
+    Raises:
+        IntegrityError: a tensor that differs, named; as the files are whole, it is the manifest that was changed.
+    """
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if (said := manifest.get("tensors", {})) and (found := _tensor_digests(folder)) != said:
+        wrong = [
+            f"{name} ({tensor})"
+            for name in sorted(said.keys() | found.keys())
+            for tensor in sorted(said.get(name, {}).keys() | found.get(name, {}).keys())
+            if said.get(name, {}).get(tensor) != found.get(name, {}).get(tensor)
+        ]
+        raise IntegrityError(
+            f"{folder}: expected the tensors that {MANIFEST} lists, found others: {', '.join(wrong)}. The manifest was "
+            "changed after it was written: restore it from a copy."
+        )
 
 
 def is_complete(folder: Path) -> bool:
@@ -146,6 +175,21 @@ def _file_digests(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+def _tensor_digests(folder: Path) -> dict[str, dict[str, str]]:
+    """File -> tensor -> digest; what only has the name of a weights file has none."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(folder.rglob(f"*{_WEIGHTS}")):
+        with contextlib.suppress(ValueError):
+            found[path.relative_to(folder).as_posix()] = tensor_digests(path)
+    return found
+
+
+def _damage(folder: Path, name: str, manifest: dict[str, Any]) -> str:
+    """Which tensors of a file are damaged, in brackets, as far as the manifest can tell."""
+    expected = manifest.get("tensors", {}).get(name) if (folder / name).is_file() else None
+    return f" ({', '.join(damaged_tensors(folder / name, expected) or ('between its tensors',))})" if expected else ""
+
+
 def flush(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -158,14 +202,15 @@ def flush(path: Path) -> None:
 def switch_to_wal(cursor: Any, patience: float) -> None:
     """Turn on SQLite's write-ahead log; the first time, two processes may do so at once.
 
-    The switch needs the file alone, and SQLite refuses it at once instead of waiting for its busy timeout.
+    The switch needs the file alone, and SQLite refuses it at once instead of waiting for its busy timeout. Any other
+    failure, such as a full disk, is raised at once.
     """
     deadline = time.monotonic() + patience
     while True:
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)

@@ -28,7 +28,13 @@ from incremental_llm.replay import ReplaySettings
 from incremental_llm.strict_yaml import parse_yaml
 from incremental_llm.training.settings import TrainingSettings
 
-_DECIDES_NOTHING: dict[str, Any] = {"workspace": True, "database": True, "review": True, "suites": {"folder"}}
+_DECIDES_NOTHING: dict[str, Any] = {
+    "workspace": True,
+    "database": True,
+    "registry": True,
+    "review": True,
+    "suites": {"folder"},
+}
 
 CORRECTION_SUITES = ("corrections", "new_corrections")
 """The suites made of accepted corrections: every earlier one that still holds, and this increment's own."""
@@ -133,6 +139,10 @@ class RunConfig(BaseModel):
     workspace: Path = Field(Path("illm"), description="registry, feedback database, objects and runs live here")
     base: str = Field("smollm2-135m", description="embedded name, local folder, or hub id")
     database: str | None = Field(None, description="feedback database URL; SQLite in the workspace by default")
+    registry: str | None = Field(
+        None,
+        description="registry database URL, such as postgresql+psycopg://host/name; SQLite in the workspace by default",
+    )
     process: Literal["increment", "retrain"] = Field(
         "increment",
         description="increment: an adapter for new feedback; retrain: one for all feedback, in the place of all others",

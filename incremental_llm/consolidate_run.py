@@ -181,7 +181,7 @@ def consolidate(
 def consolidation_due(registry: Registry, config: RunConfig) -> str:
     """Why the recipe has production's adapters become one now; empty where it has not."""
     from incremental_llm.adapters.lora import read_adapter
-    from incremental_llm.handoff.export import VLLM_RANKS
+    from incremental_llm.handoff import VLLM_RANKS
 
     told, head = config.consolidation, registry.head()
     count = len(head.stack.adapters)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -41,13 +42,15 @@ from incremental_llm.evaluation import EvaluationReport, Suite, all_questions, l
 from incremental_llm.feedback import FeedbackStore
 from incremental_llm.feedback.importers import Format, ImportReport, import_file
 from incremental_llm.lock import exclusive
-from incremental_llm.registry import Registry, Snapshot, SnapshotDiff, diff, increments_in
+from incremental_llm.registry import GRACE, Collected, Comparison, Registry, Repair, Snapshot, Usage, increments_in
+from incremental_llm.registry.exchange import PushReport, remote_at
 from incremental_llm.rehearsal import announced
 from incremental_llm.replay import mix
 from incremental_llm.runs import Run, next_run
 from incremental_llm.training.settings import PatchSettings
 
 if TYPE_CHECKING:
+    from incremental_llm.cherry_drop import DropPlan, DropReport
     from incremental_llm.consolidate_run import Consolidation, ConsolidationPlan
     from incremental_llm.erase import ErasurePlan, ErasureReport, RebuildReport
     from incremental_llm.evaluation.measure import Measurement
@@ -92,7 +95,7 @@ class Workspace:
             BaseModelError: the base is not to be had, or not the one that an existing workspace was made for.
         """
         root = config.workspace
-        if Registry.exists(root):
+        if Registry.exists(root, config.registry):
             workspace = cls.open(config)
             try:
                 workspace._base = workspace._checked_base(say)
@@ -106,7 +109,7 @@ class Workspace:
 
         training = config.training.at_dtype(native_dtype())
         stack = Stack(base=base.ref, dtype=training.dtype, quantization=training.quantization)
-        registry = Registry.create(root, stack, note=f"base {config.base}")
+        registry = Registry.create(root, stack, url=config.registry, note=f"base {config.base}")
         workspace = cls(config, registry, FeedbackStore(config.database_url))
         workspace._base = base
         return workspace
@@ -118,9 +121,10 @@ class Workspace:
         Raises:
             InputError: there is none; the message says how to make one.
         """
-        if not (config.workspace / "registry.db").is_file():
+        if config.registry is None and not (config.workspace / "registry.db").is_file():
             raise InputError(f"{config.workspace}: expected a workspace, found none. Make one: illm init")
-        return cls(config, Registry.open(config.workspace), FeedbackStore(config.database_url))
+        registry = Registry.open(config.workspace, url=config.registry)
+        return cls(config, registry, FeedbackStore(config.database_url))
 
     @property
     def base(self) -> ResolvedBase:
@@ -135,7 +139,7 @@ class Workspace:
 
     def _checked_base(self, say: Callable[[str], None] = lambda line: None) -> ResolvedBase:
         base = base_models.resolve(self.config.base, say=say)
-        Registry.open(self.config.workspace, base=base.ref).close()
+        Registry.open(self.config.workspace, url=self.config.registry, base=base.ref).close()
         return base
 
     @property
@@ -465,6 +469,37 @@ class Workspace:
         with exclusive(self.config.workspace):
             return Rebuilding(self.registry, self.store, self.config, self.base, train, progress).run()
 
+    def plan_drop(self, version: int | str) -> DropPlan:
+        """What `cherry_drop` would train again; nothing is changed. Raises InputError as that does."""
+        from incremental_llm.cherry_drop import plan_drop
+
+        return plan_drop(self.registry, version)
+
+    def cherry_drop(
+        self,
+        version: int | str,
+        reason: str,
+        progress: Progress = silent,
+        train: Callable[..., Any] | None = None,
+    ) -> DropReport:
+        """Take one increment out of production: later ones are made again without it, gates included.
+
+        Its events are quarantined when the result serves; interrupted, the same call goes on.
+
+        Raises:
+            InputError: not an increment that production stands on.
+            WorkspaceBusyError: a run holds the workspace.
+        """
+        from incremental_llm.cherry_drop import Dropping
+
+        if train is None:
+            from incremental_llm.training.increment import train_increment
+
+            train = train_increment
+        with exclusive(self.config.workspace):
+            parts = (self.registry, self.store, self.config, self.base, train, progress)
+            return Dropping(*parts).run(version, reason)
+
     # adapter management
 
     def load(self, ref: str | int = "production") -> tuple[Any, Any]:
@@ -511,9 +546,59 @@ class Workspace:
         """
         return self.registry.rollback(to, reason, expected=expected)
 
-    def diff(self, before: str | int, after: str | int) -> SnapshotDiff:
-        """What changed between two versions."""
-        return diff(self.registry.get(before), self.registry.get(after))
+    def tag(self, name: str, version: int | str, reason: str = "") -> Snapshot:
+        """Name a version for good; see `Registry.tag`."""
+        return self.registry.tag(name, version, reason)
+
+    def untag(self, name: str) -> int:
+        """Take a tag back; the version that it named."""
+        return self.registry.untag(name)
+
+    def alias(self, name: str, version: int | str, reason: str = "") -> Snapshot:
+        """Point a ref that serves nobody to a version; see `Registry.alias`."""
+        return self.registry.alias(name, version, reason=reason)
+
+    def du(self, grace: timedelta = GRACE) -> Usage:
+        """Bytes by kind of object and by version, and what `gc` would free."""
+        return self.registry.du(grace)
+
+    def plan_gc(self, grace: timedelta = GRACE) -> Collected:
+        """What `gc` would remove now; nothing is changed."""
+        return self.registry.plan_gc(grace)
+
+    def gc(self, grace: timedelta = GRACE) -> Collected:
+        """Remove objects that nothing refers to and nobody has put for as long as `grace`.
+
+        Raises:
+            WorkspaceBusyError: a run is going, which has put what it will commit later.
+        """
+        with exclusive(self.config.workspace):
+            return self.registry.gc(grace)
+
+    def push(self, place: str, *, dry_run: bool = False) -> PushReport:
+        """Publish the registry to a folder or a Hub repository, `hf://owner/name`; only what is missing is sent.
+
+        Raises:
+            PreconditionFailed: what is published there is newer, or has diverged.
+        """
+        return self.registry.push(remote_at(place), dry_run=dry_run)
+
+    def plan_repair(self, source: Path | None = None) -> tuple[Repair, ...]:
+        """What `repair` would do; nothing is changed."""
+        return self.registry.plan_repair(source)
+
+    def repair(self, source: Path | None = None) -> tuple[Repair, ...]:
+        """Remove what was never finished, and take damaged or missing objects from another copy, by digest.
+
+        Raises:
+            WorkspaceBusyError: a run holds the workspace.
+        """
+        with exclusive(self.config.workspace):
+            return self.registry.repair(source)
+
+    def diff(self, before: str | int, after: str | int) -> Comparison:
+        """What changed between two versions: stack, recipe, data, weights by layer, scores; and what is not there."""
+        return self.registry.compare(before, after)
 
     def export(
         self,

@@ -9,7 +9,11 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import copy
-from collections.abc import Iterator
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +98,67 @@ def collect_less() -> None:
 
     gc.collect()
     gc.freeze()
+
+
+def _server_binaries() -> Path | None:
+    """Where initdb and pg_ctl are: on the path, or where Debian keeps them."""
+    found = shutil.which("initdb")
+    kept = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    return Path(found).parent if found else kept[-1].parent if kept else None
+
+
+@pytest.fixture(scope="session")
+def postgres_schema() -> Iterator[Callable[[], str]]:
+    """The URL of a new empty schema at every call, on a PostgreSQL of this session's own; skips where there is none.
+
+    A server refuses to run as root, so root starts it as somebody else.
+    """
+    import sqlalchemy as sa
+
+    binaries = _server_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server is installed (apt-get install postgresql)")
+    pytest.importorskip("psycopg", reason="no driver for PostgreSQL (pip install 'incremental_llm[postgres]')")
+    memory = Path("/dev/shm")  # it flushes every commit, as it must: here that costs nothing
+    root = Path(tempfile.mkdtemp(prefix="illm-pg-", dir=memory if memory.is_dir() else None))
+    other: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        user = pwd.getpwnam("nobody")
+        os.chown(root, user.pw_uid, user.pw_gid)
+        other = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+    def server(*command: str) -> None:
+        done = subprocess.run(
+            [str(binaries / command[0]), *command[1:]],
+            cwd=root,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            **other,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{command[0]}: {done.stderr.decode()}")
+
+    server("initdb", "-D", str(root / "data"), "-U", "illm", "-A", "trust", "-E", "UTF8", "--no-sync")
+    options = f"-k {root} -c listen_addresses='' -c max_connections=60"
+    server("pg_ctl", "-D", str(root / "data"), "-l", str(root / "log"), "-o", options, "-w", "start")
+    url = sa.URL.create("postgresql+psycopg", username="illm", database="postgres", query={"host": str(root)})
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    made = 0
+
+    def schema() -> str:
+        nonlocal made
+        made += 1
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"CREATE SCHEMA s{made}")
+        own = url.update_query_dict({"options": f"-csearch_path=s{made}"})
+        return own.render_as_string(hide_password=False)
+
+    try:
+        yield schema
+    finally:
+        engine.dispose()
+        server("pg_ctl", "-D", str(root / "data"), "-m", "immediate", "-w", "stop")
+        shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

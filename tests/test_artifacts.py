@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from incremental_llm.artifacts import (
     folder_digest,
     is_complete,
     staged_folder,
+    switch_to_wal,
     verify_folder,
     write_atomic,
     write_json,
@@ -128,3 +131,27 @@ def test_write_json_keeps_half_a_surrogate_pair_and_refuses_nan(tmp_path: Path):
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"text": "ü \ud83d"}
     with pytest.raises(ValueError, match="Out of range"):
         write_json(tmp_path / "x.json", float("nan"))
+
+
+def test_a_switch_to_wal_waits_for_others_and_for_nothing_else(tmp_path):
+    """A full disk is no other process: to try again for half a minute would only hide it."""
+    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as other:
+        other.execute("create table t (x)")
+        other.execute("begin exclusive")
+        with closing(sqlite3.connect(tmp_path / "a.db", timeout=0)) as busy:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                switch_to_wal(busy.cursor(), 0.05)
+            other.execute("commit")
+            switch_to_wal(busy.cursor(), 0.05)
+    tries = []
+
+    class Full:
+        def execute(self, statement: str) -> None:
+            tries.append(statement)
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+    with pytest.raises(sqlite3.OperationalError, match="disk is full"):
+        switch_to_wal(Full(), 30.0)
+    assert len(tries) == 1

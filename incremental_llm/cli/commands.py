@@ -10,17 +10,21 @@ from incremental_llm.cli import (
     adapter,
     api_key,
     chat,
+    cherry_drop,
     consolidate,
     dataset,
     doctor,
     erase,
     evaluate,
+    exchange,
     export,
     feedback,
     ingest,
     init,
     patch,
     registry,
+    registry_names,
+    registry_upkeep,
     report,
     review,
     run,
@@ -86,6 +90,15 @@ app.command("rebuild")(erase.rebuild)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(registry.app, name="registry")
 app.command("check-adapter")(adapter.check_adapter)
+registry.app.command("tag")(registry_names.tag)
+registry.app.command("untag")(registry_names.untag)
+registry.app.command("alias")(registry_names.alias)
+registry.app.command("cherry-drop")(cherry_drop.cherry_drop)
+registry.app.command("du")(registry_upkeep.du)
+registry.app.command("gc")(registry_upkeep.gc)
+registry.app.command("repair")(registry_upkeep.repair)
+registry.app.command("push")(exchange.push)
+registry.app.command("pull")(exchange.pull)
 app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("chat")(chat.chat)

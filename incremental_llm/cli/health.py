@@ -58,7 +58,7 @@ def examine(config: Path | None, overrides: list[str] | None) -> Iterator[Findin
     if not settings.suites.names:
         how = "name suites under `suites` in the recipe: without them the gate has nothing to judge by"
         yield Finding("suites", "warn", "none in the recipe", how)
-    pinned = _pinned_suites(settings.workspace)
+    pinned = _pinned_suites(settings)
     for name in settings.suites.names:
         yield from _guarded(f"suite {name}", partial(_suite, settings.suites.folder, name, pinned))
 
@@ -184,10 +184,10 @@ def _same_base(config: RunConfig) -> Finding | None:
     from incremental_llm.base_models import resolve
     from incremental_llm.registry import Registry
 
-    if not Registry.exists(config.workspace):
+    if not Registry.exists(config.workspace, config.registry):
         return None
     found = resolve(config.base).ref
-    Registry.open(config.workspace, base=found).close()
+    Registry.open(config.workspace, url=config.registry, base=found).close()
     return Finding("base of the versions", "ok", f"the same, digest {found.digest[:12]}")
 
 
@@ -208,13 +208,13 @@ def _workspace(config: RunConfig) -> Finding:
     return Finding("workspace", "ok", f"{where}; database reached, {head} events, {new} new")
 
 
-def _pinned_suites(workspace: Path) -> dict[tuple[str, int], str]:
+def _pinned_suites(config: RunConfig) -> dict[tuple[str, int], str]:
     """(name, version) -> contract of the suites that the registry has seen; none where it cannot be read."""
     from incremental_llm.registry import Registry
 
     with contextlib.suppress(Exception):  # the row of the workspace has said what is wrong with it
-        if Registry.exists(workspace):
-            with Registry.open(workspace) as registry:
+        if Registry.exists(config.workspace, config.registry):
+            with Registry.open(config.workspace, url=config.registry) as registry:
                 return registry.suites()
     return {}
 

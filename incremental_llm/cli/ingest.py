@@ -28,7 +28,7 @@ def feedback_store(config: Path | None, overrides: list[str] | None) -> Iterator
     from incremental_llm.feedback import FeedbackStore
 
     settings = read_config(config, overrides)
-    if not settings.database and not (settings.workspace / "registry.db").is_file():
+    if not settings.database and not settings.registry and not (settings.workspace / "registry.db").is_file():
         raise InputError(
             f"{settings.workspace}: expected a workspace, found none. Make one: illm init; or give the database's URL: "
             "--set database=postgresql+psycopg://..."

@@ -17,29 +17,44 @@ RefArgument = Annotated[str, typer.Argument(help="A ref or a version, such as pr
 
 
 @app.command("list")
-def list_(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Show all versions, the refs on them, and the rejected attempts, which have no version."""
+def list_(
+    last: Annotated[int, typer.Option("--last", min=1, help="How many of the newest versions to show.")] = 50,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show versions, the refs and tags on them, and the rejected attempts, which have no version; all with --json."""
     with opened(config, overrides) as workspace:
         registry = workspace.registry
-        snapshots, refs, attempts = registry.list(), registry.refs(), registry.attempts()
+        snapshots, every = registry.summaries(last), registry.list() if as_json else ()
+        attempts = registry.attempts()
+        refs, tags = registry.refs(), registry.tags()
         quarantined = len(registry.quarantined())
     if as_json:
-        found = {"versions": snapshots, "refs": refs, "attempts": attempts, "quarantined_events": quarantined}
+        found = {
+            "versions": every,
+            "refs": refs,
+            "tags": tags,
+            "attempts": attempts,
+            "quarantined_events": quarantined,
+        }
         return result(found)
     rows = [
         {
             "version": snapshot.version,
-            "refs": ", ".join(name for name, version in refs.items() if version == snapshot.version),
+            "refs": ", ".join(name for name, version in (*refs.items(), *tags.items()) if version == snapshot.version),
             "kind": snapshot.kind,
             "parent": snapshot.parent,
             "time": f"{snapshot.time:%Y-%m-%d %H:%M}",
-            "adapters": len(snapshot.stack.adapters),
+            "adapters": snapshot.adapters,
             "events read": snapshot.cursor,
             "note": snapshot.note,
         }
         for snapshot in snapshots
     ]
     table("versions", rows)
+    if snapshots[0].version:
+        write(f"and {snapshots[0].version} earlier ones (--last N shows more)")
     tried = [
         {
             "attempt": attempt.id[:12],
@@ -62,12 +77,17 @@ def show(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one version: its stack, its place in the feedback, and the digests of all it is made of."""
+    """Show one version: what it is made of, and the tree of versions around it."""
+    from incremental_llm.registry.ancestry import draw
+
     with opened(config, overrides) as workspace:
-        snapshot = workspace.registry.get(ref)
+        snapshot, nodes = workspace.registry.get(ref), workspace.registry.ancestry()
     if as_json:
-        return result(snapshot)
+        return result({**plain(snapshot), "lineage": nodes})
     _write_tree(plain(snapshot))
+    write("lineage:")
+    for line in draw(nodes, snapshot.version, last=20):
+        write(f"  {line}")
     steps = [command("illm", "evaluate", ref), command("illm", "chat", ref)]
     if snapshot.stack.adapters:
         steps.append(command("illm", "export", ref, "FOLDER", "--form", "peft"))
@@ -167,12 +187,24 @@ def diff(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what lies between two versions."""
+    """Show what lies between two versions: stack, recipe, data, weights by layer, scores, and what is not there."""
     with opened(config, overrides) as workspace:
         found = workspace.diff(before, after)
     if as_json:
         return result(found)
-    _write_tree(plain(found))
+    rows = {
+        "recipe": [{"key": one.key, "before": one.before, "after": one.after} for one in found.settings],
+        "data": [{"what": one.what, "before": one.before, "after": one.after} for one in found.counts],
+        "weights added, Frobenius norm": [plain(one) for one in found.layers],
+        "scores": [{"suite": one.suite, "before": one.before, "after": one.after} for one in found.scores],
+    }
+    shown = plain(found)
+    _write_tree({key: shown[key] for key in ("before", "after", "added", "removed", "events", "changed")})
+    for title, listed in rows.items():
+        if listed:
+            table(title, listed)
+    for line in found.absent:
+        write(f"not compared: {line}")
     return next_steps(command("illm", "evaluate", before), command("illm", "evaluate", after))
 
 

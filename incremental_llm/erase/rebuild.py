@@ -12,30 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from incremental_llm import pipeline
 from incremental_llm.base_models import ResolvedBase
-from incremental_llm.claims import KEPT
-from incremental_llm.config import RunConfig, parse_config
+from incremental_llm.config import RunConfig
 from incremental_llm.erase.files import file_steps
 from incremental_llm.erase.objects import replacements
 from incremental_llm.erase.plan import SCRATCH
 from incremental_llm.erase.redaction import Redaction
-from incremental_llm.errors import InputError, NothingToTrainError
-from incremental_llm.evaluation import Suite, load_suites
-from incremental_llm.evaluation.corrections import correction_suite
-from incremental_llm.evaluation.measure import Measurement
+from incremental_llm.errors import InputError
 from incremental_llm.feedback import FeedbackStore
-from incremental_llm.feedback.pseudonyms import Pseudonyms, Renames, is_tombstone
-from incremental_llm.gate import Decision, decide
-from incremental_llm.pending import Pending, accepted_corrections, left_out, pending_from, policy_changes
-from incremental_llm.pending import superseded_suites as superseded_by
+from incremental_llm.feedback.pseudonyms import Pseudonyms, Renames
+from incremental_llm.gate import Decision
 from incremental_llm.pipeline import Progress
 from incremental_llm.registry import Erasure, Registry, Snapshot, consumed, increments_in
 from incremental_llm.registry.objects import ObjectStore
-from incremental_llm.retrain import retraining_from
+from incremental_llm.remaking import Remaking
 
 LINE = "rebuild"
 
@@ -83,9 +75,9 @@ class Rebuilding:
             purged = self._purge(erasures, head.version)
             return RebuildReport(version=head.version, purged=purged)
         self._begin(snapshots, head, nights[0], erasures)
-        made, left_out = self._nights(snapshots, nights)
+        made, left_out = self._line.nights(snapshots, nights)
         last = self.registry.head(LINE)
-        decision = self._judged(head, last)
+        decision = self._line.judged(head, last)
         if not decision.passed:
             return RebuildReport(made, left_out, decision)
         reason = f"made again without whom erasure {', '.join(one.id for one in erasures)} concerns"
@@ -110,83 +102,11 @@ class Rebuilding:
         assert start is not None
         ids = ", ".join(one.id for one in erasures)
         why = f"from {start}, for production {head.version} without whom erasure {ids} concerns"
-        begun = LINE in self.registry.refs() and any(move.reason == why for move in self.registry.history(LINE))
-        if not begun:
-            self.registry.begin_line(LINE, start, why)
+        self._line.begin(start, why)
 
-    def _nights(self, snapshots: Sequence[Snapshot], nights: Sequence[int]) -> tuple[dict[int, int], dict[int, str]]:
-        made: dict[int, int] = {}
-        left_out: dict[int, str] = {}
-        for night in nights:
-            line, until = self.registry.head(LINE), snapshots[night].cursor
-            if until <= line.cursor:  # an interrupted call has made it
-                made[night] = line.version
-                continue
-            self.progress(f"making version {night} again", nights.index(night), len(nights), None)
-            config = self._recipe_of(snapshots[night])
-            try:
-                judged = pipeline.judge_increment(
-                    registry=self.registry,
-                    store=self.store,
-                    config=config,
-                    base=self.base,
-                    suites=load_suites(config.suites.folder, config.suites.names),
-                    workspace=config.workspace,
-                    train=self.train,
-                    progress=self.progress,
-                    read=partial(_read_line, most=until),
-                )
-            except NothingToTrainError as nothing:
-                left_out[night] = str(nothing)
-                continue
-            if judged.checks.passed:
-                outcome = pipeline.commit_increment(self.registry, judged, config, LINE)
-                assert outcome.version is not None
-                made[night] = outcome.version
-            else:  # no attempt is recorded: its events have passed a gate once, and this is no try of theirs
-                left_out[night] = "; ".join(judged.reasons)
-        return made, left_out
-
-    def _recipe_of(self, snapshot: Snapshot) -> RunConfig:
-        """The recipe that a version was made by, with today's places on the disk."""
-        if snapshot.recipe is None:
-            return self.config
-        tree = self.registry.get_json(snapshot.recipe)
-        tree["workspace"], tree["database"] = str(self.config.workspace), self.config.database
-        tree["suites"]["folder"] = str(self.config.suites.folder)
-        return parse_config(tree, source=f"the recipe of version {snapshot.version}")
-
-    def _judged(self, head: Snapshot, last: Snapshot) -> Decision:
-        """The end of the line against production: it has nothing new to show, and nothing may be worse.
-
-        It is held to the corrections that production stands on, but for what was erased: a night that the line left out
-        is missed here.
-        """
-        config, roles = self.config, self.config.suites
-        changes = policy_changes(self.store, head.cursor, config, left_out(self.registry))
-        gone = frozenset(name for change in changes for name in change.supersedes)
-        accepted = [
-            one
-            for one in accepted_corrections(self.registry, head)
-            if gone.isdisjoint((one.event_id, one.interaction_id))
-        ]
-        suites = load_suites(roles.folder, roles.names)
-        kept = correction_suite(KEPT, accepted)
-        asked: tuple[Suite, ...] = (*suites, kept) if kept else suites
-        measured = Measurement(config.workspace / "evaluations", self.base.folder, self.registry.objects, self.progress)
-        return decide(
-            production=measured.report(head.stack, asked, f"production v{head.version}"),
-            candidate=measured.report(last.stack, asked, f"the rebuild v{last.version}"),
-            candidate_stack=last.stack.digest,
-            production_stack=head.stack.digest,
-            policy=config.gate,
-            new_suites=(),
-            old_suites=(*roles.old, *roles.new),
-            corrections=(KEPT,) if kept else (),
-            superseded_suites=superseded_by(suites, changes),
-            unguarded_suites=roles.watch,
-            gain_needed=False,
-        )
+    @property
+    def _line(self) -> Remaking:
+        return Remaking(self.registry, self.store, self.config, self.base, self.train, self.progress, LINE)
 
     def _purge(self, erasures: Sequence[Erasure], version: int) -> tuple[str, ...]:
         """Remove the adapters that saw them, and what these have answered since.
@@ -235,15 +155,3 @@ def nights_to_rebuild(snapshots: Sequence[Snapshot], head: Snapshot, tainted: se
     standing = sorted(increments_in(snapshots, head.version))
     first = next(version for version in standing if not tainted.isdisjoint(snapshots[version].stack.adapters))
     return tuple(version for version in standing if version >= first and consumed(snapshots, version))
-
-
-def _read_line(registry: Registry, store: FeedbackStore, config: RunConfig, until: int | None, *, most: int) -> Pending:
-    """What the next night of the line starts from: the events since the line's version that count, up to `most`."""
-    head, out = registry.head(LINE), left_out(registry)
-    until = most if until is None else min(until, most)
-    retrain = config.process == "retrain"
-    log = store.read(after=0 if retrain else head.cursor, until=until)
-    events = tuple(stored for stored in log if stored.seq not in out and not is_tombstone(stored.event))
-    if not any(stored.seq > head.cursor for stored in events):
-        raise NothingToTrainError(f"nothing is left of the events {head.cursor + 1} to {until}")
-    return (retraining_from if retrain else pending_from)(registry, store, config, head, events, until)

@@ -4,11 +4,14 @@
     put_object, put_json                content first, immutable, under its digest
     commit_increment                    a candidate that passed becomes the next version and production, in one step
     record_attempt                      one that did not gets no version; refused twice, its events are quarantined
+    tag, alias                          other names: a tag never moves, an alias serves nobody
+    du, gc                              bytes by kind and version; letting go of what nothing refers to
     promote, rollback                   move production; a rollback is a new version and quarantines what it undid
     head, get, list, refs, history      read
     adapters_that_saw, sightings        who and what is in which adapter
     find_examples, examples_from        examples by id and by event
     erasing, erasures, erased_parts     erasing a person, who was, and what of which version is gone
+    repair                              objects from another copy, by digest; nothing is invented
     verify                              every promise checked, problems in words
 
     >>> import tempfile
@@ -55,9 +58,12 @@ database's write lock. "Failed" (`CommitError`, nothing changed) is another erro
 
 from __future__ import annotations
 
+from incremental_llm.registry.ancestry import Node
 from incremental_llm.registry.attempts import Attempt, Quarantined, attempt_key, has_new_feedback, to_quarantine
+from incremental_llm.registry.compare import Comparison
 from incremental_llm.registry.erasure import Erasing, Erasure, Seen
 from incremental_llm.registry.examples import ExampleSighting
+from incremental_llm.registry.invariants import Problem
 from incremental_llm.registry.lineage import (
     AdapterSighting,
     Sighting,
@@ -70,27 +76,37 @@ from incremental_llm.registry.lineage import (
     versions_holding,
 )
 from incremental_llm.registry.queries import RefMove
+from incremental_llm.registry.repair import Repair
+from incremental_llm.registry.retention import GRACE, Collected
 from incremental_llm.registry.snapshot import Snapshot, SnapshotDiff, diff
 from incremental_llm.registry.store import PRODUCTION, Registry
+from incremental_llm.registry.summaries import SnapshotSummary
 from incremental_llm.registry.updates import EventUse
-from incremental_llm.registry.verify import Problem
+from incremental_llm.registry.usage import Usage
 
 __all__ = [
+    "GRACE",
     "PRODUCTION",
     "AdapterSighting",
     "Attempt",
+    "Collected",
+    "Comparison",
     "Erasing",
     "Erasure",
     "EventUse",
     "ExampleSighting",
+    "Node",
     "Problem",
     "Quarantined",
     "RefMove",
     "Registry",
+    "Repair",
     "Seen",
     "Sighting",
     "Snapshot",
     "SnapshotDiff",
+    "SnapshotSummary",
+    "Usage",
     "adapters_holding",
     "attempt_key",
     "consumed",

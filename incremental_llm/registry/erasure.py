@@ -130,6 +130,7 @@ class Erasing:
             for table, column in (
                 (schema.quarantine, "reason"),
                 (schema.ref_moves, "reason"),
+                (schema.tags, "reason"),
             ):
                 _reword(connection, table, table.c[column], renames.text)
             _reword(connection, schema.attempts, schema.attempts.c.body, _attempt_without(renames))

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +71,7 @@ class ObjectStore:
         digest = verify_folder(folder) if is_complete(folder) else folder_digest(folder)
         target = self.root / digest
         self._refuse_erased(digest)
-        if digest in self:
-            self.verify(digest)
+        if self._used_again(digest):
             return digest
         with staged_folder(target) as staged:
             for file in files:
@@ -90,8 +91,7 @@ class ObjectStore:
         """Store a JSON value and return its `json_digest`; NaN raises ValueError."""
         digest = json_digest(value)
         self._refuse_erased(digest)
-        if digest in self:
-            self.verify(digest)
+        if self._used_again(digest):
             return digest
         self._failpoint("object staged")
         write_atomic(self._file(digest), canonical_json(value).encode("utf-8", "surrogatepass"))
@@ -178,10 +178,29 @@ class ObjectStore:
         self._failpoint("object erased")
 
     def discard(self, digest: str) -> None:
-        """Remove an object that nothing refers to."""
-        self._file(digest).unlink(missing_ok=True)
-        shutil.rmtree(self.root / digest, ignore_errors=True)
+        """Remove an object that nothing refers to; a kill leaves it whole or absent."""
+        for path in (self._file(digest), self.root / digest):
+            if path.exists():
+                remove(self.set_aside(path))
         flush(self.root)
+
+    def set_aside(self, path: Path) -> Path:
+        """Rename what lies here so that no reader takes it for an object any more; its new path."""
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        path.rename(aside)
+        flush(self.root)
+        self._failpoint("object set aside")
+        return aside
+
+    def _used_again(self, digest: str) -> bool:
+        """Whether the object is here; if so it is marked as used now, for `gc` to leave it alone, and verified."""
+        try:
+            path = self.path(digest)
+            os.utime(path / MANIFEST if path.is_dir() else path)
+        except (IntegrityError, FileNotFoundError):
+            return False  # absent, or removed since by a gc that had found it unused for long
+        self.verify(digest)
+        return True
 
     def held(self) -> Iterator[str]:
         """Digests of all objects that lie here whole."""
@@ -229,6 +248,14 @@ def _plain_files(folder: Path) -> list[Path]:
     if not files:
         raise InputError(f"{folder}: expected files to store, found an empty folder")
     return files
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder; what is not there any more is no error."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _check_digest(digest: str) -> None:

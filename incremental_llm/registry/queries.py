@@ -52,7 +52,7 @@ _DIGITS = 18  # of a version: what the database can hold
 
 
 def resolve(connection: Connection, ref: int | str) -> Snapshot:
-    """A snapshot by version or ref name."""
+    """A snapshot by version, ref or tag."""
     named = re.fullmatch(r"v?(\d+)", ref) if isinstance(ref, str) else None
     if named and len(named[1]) > _DIGITS:
         raise UnknownRefError(f"version {ref}: expected at most {_DIGITS} digits, found {len(named[1])}")
@@ -75,12 +75,15 @@ def _pointed_to(connection: Connection, name: str) -> Snapshot:
 
 
 def ref_version(connection: Connection, name: str) -> int:
-    refs = read_refs(connection)
-    if name in refs:
-        return refs[name]
-    near = difflib.get_close_matches(name, refs, n=1, cutoff=0.5)
+    """The version that a ref or a tag names."""
+    names = {**read_tags(connection), **read_refs(connection)}
+    if name in names:
+        return names[name]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f", did you mean {near[0]!r}?" if near else ":"
-    raise UnknownRefError(f"unknown ref {name!r}{hint} there are {', '.join(refs)}, and versions written as 3 or v3")
+    raise UnknownRefError(
+        f"unknown ref {name!r}{hint} there are {', '.join(sorted(names))}, and versions written as 3 or v3"
+    )
 
 
 def all_snapshots(connection: Connection) -> tuple[Snapshot, ...]:
@@ -100,6 +103,13 @@ def read_refs(connection: Connection) -> dict[str, int]:
     return {row.name: row.version for row in connection.execute(select(schema.refs).order_by(schema.refs.c.name))}
 
 
+def read_tags(connection: Connection) -> dict[str, int]:
+    """Tag -> version, by name; without those that were taken back."""
+    table = schema.tags
+    query = select(table.c.name, table.c.version).where(table.c.removed.is_(None)).order_by(table.c.name)
+    return {row.name: row.version for row in connection.execute(query)}
+
+
 def read_moves(connection: Connection, ref: str) -> tuple[RefMove, ...]:
     """Every move of a ref, oldest first."""
     ref_version(connection, ref)
@@ -107,6 +117,13 @@ def read_moves(connection: Connection, ref: str) -> tuple[RefMove, ...]:
     query = select(moves.c.name, moves.c.before, moves.c.after, moves.c.time, moves.c.reason)
     rows = connection.execute(query.where(moves.c.name == ref).order_by(moves.c.id))
     return tuple(RefMove(**row._asdict()) for row in rows)
+
+
+def all_moves(connection: Connection) -> tuple[RefMove, ...]:
+    """Every move of every ref, oldest first."""
+    moves = schema.ref_moves
+    query = select(moves.c.name, moves.c.before, moves.c.after, moves.c.time, moves.c.reason).order_by(moves.c.id)
+    return tuple(RefMove(**row._asdict()) for row in connection.execute(query))
 
 
 def read_quarantine(connection: Connection) -> tuple[Quarantined, ...]:

@@ -14,23 +14,28 @@ import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, RootTransaction, insert, select, update
+from sqlalchemy import Connection, Engine, RootTransaction, delete, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from incremental_llm.errors import CommitError, CommitStateUnknown, IncrementalError, IntegrityError
 from incremental_llm.registry import schema
 from incremental_llm.registry.attempts import Attempt
 from incremental_llm.registry.examples import insert_many, write_examples
 from incremental_llm.registry.objects import Failpoint, ObjectStore, no_failpoint
-from incremental_llm.registry.queries import read_refs, read_snapshot
+from incremental_llm.registry.queries import read_refs, read_snapshot, read_tags
 from incremental_llm.registry.snapshot import Snapshot
+from incremental_llm.registry.summaries import write_summary
 from incremental_llm.registry.updates import (
     AddSnapshot,
+    AddTag,
     MoveRef,
     Precondition,
     QuarantineEvents,
     RecordAttempt,
     RecordSuite,
     RecordUses,
+    RemoveTag,
+    RepeatMove,
     State,
     Update,
     check,
@@ -72,6 +77,23 @@ def join(connection: Connection) -> None:
     found = schema.lock(connection)
     if found != schema.FORMAT:
         raise CommitError(f"expected a registry of format {schema.FORMAT}, found {found}: use the package that made it")
+
+
+@contextlib.contextmanager
+def locked(engine: Engine) -> Iterator[Connection]:
+    """The write lock for the block, in which no commit can happen; nothing is written.
+
+    Raises:
+        IncrementalError: the lock could not be taken.
+    """
+    try:
+        with schema.writing(engine) as connection, connection.begin():
+            join(connection)
+            yield connection
+    except DBAPIError as error:
+        raise IncrementalError(
+            f"{engine.url.render_as_string()}: could not lock the registry ({error.orig}). Try again."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -122,7 +144,7 @@ def commit(root: RootTransaction, failpoint: Failpoint) -> None:
 def load_state(connection: Connection, objects: ObjectStore, updates: list[Update]) -> State:
     """The committed state as far as the updates need it."""
     last = read_snapshot(connection, None)
-    versions = {0, *(u.version for u in updates if isinstance(u, MoveRef))}
+    versions = {0, *(u.version for u in updates if isinstance(u, MoveRef | RepeatMove))}
     snapshots = {v: found for v in versions if (found := read_snapshot(connection, v)) is not None}
     drafts = [*snapshots.values(), *(u.snapshot for u in updates if isinstance(u, AddSnapshot))]
     made = [u.attempt for u in updates if isinstance(u, RecordAttempt)]
@@ -132,6 +154,7 @@ def load_state(connection: Connection, objects: ObjectStore, updates: list[Updat
     return State(
         last=last,
         refs=read_refs(connection),
+        tags=read_tags(connection),
         snapshots=snapshots,
         attempts=frozenset(connection.scalars(select(schema.attempts.c.id).where(schema.attempts.c.id.in_(keys)))),
         committed=_committed(connection, keys),
@@ -175,8 +198,21 @@ def _write(connection: Connection, record: Update, before: State, time: str) -> 
         case AddSnapshot(snapshot=snapshot):
             row = {"version": snapshot.version, "hash": snapshot.hash, "attempt": snapshot.attempt}
             connection.execute(insert(schema.snapshots).values(**row, body=snapshot.body))
+            write_summary(connection, snapshot)
         case MoveRef():
             _move_ref(connection, record, before, time)
+        case RepeatMove(name=name, version=version, before=earlier):
+            table = schema.refs
+            connection.execute(delete(table).where(table.c.name == name))
+            connection.execute(insert(table).values(name=name, version=version))
+            log = {"name": name, "before": earlier, "after": version, "reason": record.reason}
+            connection.execute(insert(schema.ref_moves).values(**log, time=record.time.isoformat()))
+        case AddTag():
+            connection.execute(insert(schema.tags).values(**record.model_dump(), time=time))
+        case RemoveTag(name=name):
+            table = schema.tags
+            in_force = (table.c.name == name) & table.c.removed.is_(None)
+            connection.execute(update(table).where(in_force).values(removed=time))
         case RecordAttempt(attempt=attempt) if attempt.id not in before.attempts:
             row = {"id": attempt.id, "first_seq": attempt.first_seq, "last_seq": attempt.last_seq}
             connection.execute(insert(schema.attempts).values(**row, body=attempt.model_dump_json()))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from incremental_llm.adapters.stack import BaseRef
 from incremental_llm.dataset.examples import Kind
@@ -21,7 +21,9 @@ from incremental_llm.errors import CommitError, PreconditionFailed, SuiteError
 from incremental_llm.registry.attempts import Attempt
 from incremental_llm.registry.snapshot import Snapshot, body_hash
 
-GATED_REFS = ("production", "canary")
+PRODUCTION = "production"
+
+GATED_REFS = (PRODUCTION, "canary")
 """Refs that serve users: they move only to a stack with a passing decision (or back to the base of version 0)."""
 
 
@@ -50,6 +52,30 @@ class MoveRef(_Record):
     name: str
     version: int
     reason: str = ""
+
+
+class RepeatMove(_Record):
+    """A move of a ref that another copy of this registry has made and logged: the log says the same here."""
+
+    name: str
+    before: int | None
+    version: int
+    time: AwareDatetime
+    reason: str
+
+
+class AddTag(_Record):
+    """Give a version a name that never means another one."""
+
+    name: str
+    version: int
+    reason: str = ""
+
+
+class RemoveTag(_Record):
+    """Take a tag back; its row says when."""
+
+    name: str
 
 
 class RecordAttempt(_Record):
@@ -97,11 +123,28 @@ class RecordUses(_Record):
     examples: tuple[ExamplePlace, ...] = ()
 
 
-Update = AddSnapshot | MoveRef | RecordAttempt | QuarantineEvents | RecordSuite | RecordUses
+Update = (
+    AddSnapshot
+    | MoveRef
+    | RepeatMove
+    | AddTag
+    | RemoveTag
+    | RecordAttempt
+    | QuarantineEvents
+    | RecordSuite
+    | RecordUses
+)
 
 
 class RefIs(_Record):
     """The ref points to `version` (None: does not exist)."""
+
+    name: str
+    version: int | None
+
+
+class TagIs(_Record):
+    """The tag names `version` (None: there is no tag of this name)."""
 
     name: str
     version: int | None
@@ -138,7 +181,7 @@ class NotCommitted(_Record):
     attempt: str
 
 
-Precondition = RefIs | BaseIs | DecisionPassedFor | DecisionRefused | ObjectsExist | NotCommitted
+Precondition = RefIs | TagIs | BaseIs | DecisionPassedFor | DecisionRefused | ObjectsExist | NotCommitted
 
 
 @dataclass(frozen=True)
@@ -150,6 +193,7 @@ class State:
 
     last: Snapshot | None = None
     refs: Mapping[str, int] = field(default_factory=dict)
+    tags: Mapping[str, int] = field(default_factory=dict)
     snapshots: Mapping[int, Snapshot] = field(default_factory=dict)
     attempts: frozenset[str] = frozenset()
     committed: Mapping[str, int] = field(default_factory=dict)
@@ -176,11 +220,14 @@ def apply(state: State, update: Update) -> State:
                 snapshots={**state.snapshots, snapshot.version: snapshot},
                 committed={**state.committed, **committed},
             )
-        case MoveRef(name=name, version=version):
-            if state.last is None or not 0 <= version <= state.last.version:
-                newest = "no version" if state.last is None else f"versions 0 to {state.last.version}"
-                raise CommitError(f"{name}: expected to move it to a version that exists, found {version} of {newest}")
+        case MoveRef(name=name, version=version) | RepeatMove(name=name, version=version):
+            _check_there(state, name, version)
             return replace(state, refs={**state.refs, name: version})
+        case AddTag(name=name, version=version):
+            _check_there(state, name, version)
+            return replace(state, tags={**state.tags, name: version})
+        case RemoveTag(name=name):
+            return replace(state, tags={tag: version for tag, version in state.tags.items() if tag != name})
         case RecordAttempt(attempt=attempt):
             return replace(state, attempts=state.attempts | {attempt.id})
         case QuarantineEvents(seqs=seqs):
@@ -209,6 +256,13 @@ def implied(update: Update, state: State) -> tuple[Precondition, ...]:
             if 0 in state.snapshots and snapshot.stack == state.snapshots[0].stack:
                 return ()
             return (DecisionPassedFor(stack_digest=snapshot.stack.digest, decision=snapshot.decision),)
+        case RepeatMove(name=name, version=version, before=before):
+            moved = implied(MoveRef(name=name, version=version), state)
+            return (*moved, RefIs(name=name, version=before))
+        case MoveRef(name=name):
+            return (TagIs(name=name, version=None),)
+        case AddTag(name=name):
+            return (TagIs(name=name, version=None), RefIs(name=name, version=None))
         case RecordAttempt(attempt=attempt):
             refused = () if attempt.decision is None else (DecisionRefused(decision=attempt.decision),)
             return (ObjectsExist(digests=attempt.objects), NotCommitted(attempt=attempt.id), *refused)
@@ -223,6 +277,10 @@ def failure(precondition: Precondition, state: State) -> str | None:
             found = state.refs.get(name)
             if found != version:
                 return f"expected {name} to be {_version(version)}, found {_version(found)}: another job moved it"
+        case TagIs(name=name, version=version):
+            found = state.tags.get(name)
+            if found != version:
+                return f"expected tag {name} to be {_version(version)}, found {_version(found)}: a tag does not move"
         case BaseIs(base=base):
             held = None if state.last is None else state.last.stack.base
             if held is None or not same_base(held, base):
@@ -287,6 +345,12 @@ def _decision_failure(stack_digest: str, decision: str | None, state: State) -> 
     if found.get("stack_digest") != stack_digest:
         return f"{expected}, found decision {decision[:12]} for stack {str(found.get('stack_digest'))[:12]}"
     return None
+
+
+def _check_there(state: State, name: str, version: int) -> None:
+    if state.last is None or not 0 <= version <= state.last.version:
+        newest = "no version" if state.last is None else f"versions 0 to {state.last.version}"
+        raise CommitError(f"{name}: expected to move it to a version that exists, found {version} of {newest}")
 
 
 def _check_chain(state: State, snapshot: Snapshot) -> None:

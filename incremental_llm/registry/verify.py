@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DatabaseError
 
+from incremental_llm.artifacts import verify_tensors
 from incremental_llm.errors import IncrementalError, IntegrityError
-from incremental_llm.registry import schema
-from incremental_llm.registry.erasure import SAME_COMMAND, erased_objects, read_erasures
+from incremental_llm.registry import invariants, schema
+from incremental_llm.registry.erasure import erased_objects
+from incremental_llm.registry.invariants import Problem
 from incremental_llm.registry.objects import ObjectStore, Tombstone
 from incremental_llm.registry.queries import read_attempts
+from incremental_llm.registry.references import references
 from incremental_llm.registry.snapshot import Snapshot
-from incremental_llm.registry.updates import GATED_REFS, DecisionPassedFor, State, failure, same_base
-
-
-class Problem(BaseModel):
-    """One broken promise: what it is about ("version 3", "ref production", "object ab12…") and what is wrong."""
-
-    model_config = ConfigDict(frozen=True)
-
-    subject: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.subject}: {self.text}"
-
+from incremental_llm.registry.summaries import SnapshotSummary, read_summaries
+from incremental_llm.registry.updates import GATED_REFS, DecisionPassedFor, State, failure
 
 Problems = list[Problem]
 
@@ -39,11 +29,15 @@ def verify(connection: Connection, objects: ObjectStore) -> Problems:
     if damage:
         return damage
     snapshots, problems = _read_snapshots(connection)
-    problems += _chain(snapshots)
+    problems += invariants.chain(snapshots)
     problems += _references(snapshots, connection, objects)
-    problems += _refs(connection, snapshots)
+    problems += invariants.refs(connection, snapshots)
+    problems += invariants.whole(connection, snapshots)
+    problems += invariants.rollbacks(connection, snapshots)
     problems += _promotions(connection, {s.version: s for s in snapshots}, objects)
-    problems += _erasures(connection)
+    problems += invariants.erasures(connection, snapshots)
+    problems += _tombstones(connection, objects)
+    problems += [Problem(subject="durability", text=text) for text in [schema.durability(connection)] if text]
     return problems
 
 
@@ -61,6 +55,7 @@ def _database(connection: Connection) -> Iterator[Problem]:
 def _read_snapshots(connection: Connection) -> tuple[list[Snapshot], Problems]:
     snapshots: list[Snapshot] = []
     problems: Problems = []
+    summaries = {summary.version: summary for summary in read_summaries(connection)}
     for row in connection.execute(select(schema.snapshots).order_by(schema.snapshots.c.version)):
         subject = f"version {row.version}"
         try:
@@ -68,39 +63,19 @@ def _read_snapshots(connection: Connection) -> tuple[list[Snapshot], Problems]:
         except (IncrementalError, ValidationError) as error:
             problems.append(Problem(subject=subject, text=f"cannot be read ({error})"))
             continue
+        if summaries.get(row.version) != SnapshotSummary.of(snapshot):
+            problems.append(Problem(subject=subject, text="is listed as something else than it is"))
         if (snapshot.version, snapshot.attempt) != (row.version, row.attempt):
             problems.append(Problem(subject=subject, text=f"its row holds another one, version {snapshot.version}"))
         snapshots.append(snapshot)
     return snapshots, problems
 
 
-def _chain(snapshots: list[Snapshot]) -> Iterator[Problem]:
-    if not snapshots or snapshots[0].version != 0 or snapshots[0].previous_hash is not None:
-        yield Problem(subject="version 0", text="expected the base as first version, found none that can be read")
-    for before, after in pairwise(snapshots):
-        subject = f"version {after.version}"
-        if after.version != before.version + 1:
-            text = f"expected version {before.version + 1} after {before.version}: versions are missing"
-            yield Problem(subject=subject, text=text)
-        elif after.previous_hash != before.hash:
-            yield Problem(subject=subject, text=f"not chained to version {before.version}: its hash differs")
-        if not same_base(before.stack.base, after.stack.base):
-            yield Problem(subject=subject, text=f"stands on another base than version {before.version}")
-        for name in ("parent", "restores"):
-            value = getattr(after, name)
-            if value is not None and not 0 <= value < after.version:
-                yield Problem(subject=subject, text=f"{name} is {value}, expected an earlier version")
-
-
 def _references(snapshots: list[Snapshot], connection: Connection, objects: ObjectStore) -> Iterator[Problem]:
     """Each object is read once, however many versions need it."""
     needed: dict[str, str] = {}
-    for snapshot in snapshots:
-        for digest in snapshot.objects:
-            needed.setdefault(digest, f"version {snapshot.version}")
-    for attempt in read_attempts(connection):
-        for digest in attempt.objects:
-            needed.setdefault(digest, f"attempt {attempt.id[:12]}")
+    for reference in references((*snapshots, *read_attempts(connection))):
+        needed.setdefault(reference.digest, reference.owner)
     stones = erased_objects(connection)
     for digest, owner in needed.items():
         try:
@@ -122,29 +97,21 @@ def _verify_object(digest: str, objects: ObjectStore, stones: Mapping[str, Tombs
             return
         at = stone.successor
     objects.verify(at)
+    if (path := objects.path(at)).is_dir():
+        verify_tensors(path)
 
 
-def _erasures(connection: Connection) -> Iterator[Problem]:
-    for erasure in read_erasures(connection):
-        if erasure.status == "pending":
-            text = f"begun {erasure.begun:%Y-%m-%d %H:%M} and not ended: it goes on with {SAME_COMMAND}"
-            yield Problem(subject=f"erasure {erasure.id}", text=text)
-
-
-def _refs(connection: Connection, snapshots: list[Snapshot]) -> Iterator[Problem]:
-    versions = {snapshot.version for snapshot in snapshots}
-    refs = {row.name: row.version for row in connection.execute(select(schema.refs))}
-    if "production" not in refs:
-        yield Problem(subject="ref production", text="expected it to exist, found none")
-    for name, version in refs.items():
-        if version not in versions:
-            yield Problem(subject=f"ref {name}", text=f"points to version {version}, which is not there")
-    moves = schema.ref_moves
-    logged = {row.name: row.after for row in connection.execute(select(moves).order_by(moves.c.id))}
-    for name in sorted(refs.keys() | logged.keys()):
-        if refs.get(name) != logged.get(name):
-            text = f"is {refs.get(name)}, but its last recorded move is to {logged.get(name)}"
-            yield Problem(subject=f"ref {name}", text=text)
+def _tombstones(connection: Connection, objects: ObjectStore) -> Iterator[Problem]:
+    """What is gone was erased on the record, and what the record says was erased is gone."""
+    recorded = erased_objects(connection)
+    for name in sorted(path.name for path in objects.root.glob("*.erased.json")):
+        if (digest := name.partition(".")[0]) not in recorded:
+            text = "it has a tombstone, and the registry has no record of its erasure"
+            yield Problem(subject=f"object {digest[:12]}", text=text)
+    for digest in sorted(recorded):
+        if (objects.root / digest).exists() or (objects.root / f"{digest}.json").exists():
+            text = f"it was erased by {recorded[digest].erasure}, and still lies in {objects.root}"
+            yield Problem(subject=f"object {digest[:12]}", text=text)
 
 
 def _promotions(connection: Connection, snapshots: dict[int, Snapshot], objects: ObjectStore) -> Iterator[Problem]:

@@ -33,7 +33,9 @@ from incremental_llm.errors import InputError, UnknownRefError
 from incremental_llm.evaluation import EvaluationReport, ItemResult, SuiteResult
 from incremental_llm.feedback import ImportReport, RefusedRow
 from incremental_llm.gate import Check, Decision
-from incremental_llm.registry import Quarantined, Snapshot, SnapshotDiff, diff
+from incremental_llm.registry import Comparison, Quarantined, Snapshot, SnapshotSummary, diff
+from incremental_llm.registry.ancestry import Node, lineage_tree
+from incremental_llm.registry.compare import LayerChange
 
 BASE = BaseRef(name="tiny", digest="b" * 64, template_digest="t" * 64)
 STACK = Stack(base=BASE)
@@ -173,8 +175,17 @@ class FakeRegistry:
     def list(self) -> tuple[Snapshot, ...]:
         return tuple(self.snapshots)
 
+    def summaries(self, last: int) -> tuple[SnapshotSummary, ...]:
+        return tuple(SnapshotSummary.of(snapshot) for snapshot in self.snapshots[-last:])
+
+    def ancestry(self) -> tuple[Node, ...]:
+        return lineage_tree(self.summaries(2), {"production": 1})
+
     def refs(self) -> dict[str, int]:
         return {"production": 1}
+
+    def tags(self) -> dict[str, int]:
+        return {"first": 0}
 
     def attempts(self) -> tuple[Any, ...]:
         return (SimpleNamespace(id="c" * 64, parent=1, time=TIME, seqs=(6, 7), reason="general fell by 9 points"),)
@@ -330,9 +341,12 @@ class FakeWorkspace:
         self.remember("rollback", to, reason, expected)
         return self.registry.snapshots[to]
 
-    def diff(self, before: str, after: str) -> SnapshotDiff:
+    def diff(self, before: str, after: str) -> Comparison:
         self.remember("diff", before, after)
-        return diff(self.registry.get(before), self.registry.get(after))
+        same = diff(self.registry.get(before), self.registry.get(after)).model_dump()
+        moved = LayerChange(layer="layer 0", before=0.0, after=0.5, moved=0.5, relative=None)
+        empty: dict[str, Any] = {"settings": (), "counts": (), "scores": ()}
+        return Comparison(**same, **empty, layers=(moved,), absent=("version 0 has no recipe",))
 
     def export(
         self,

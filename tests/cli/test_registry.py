@@ -6,7 +6,7 @@ import pytest
 
 from incremental_llm.cli import registry
 from incremental_llm.cli.registry import _after_problems
-from incremental_llm.registry.verify import Problem
+from incremental_llm.registry import Problem
 
 
 def test_list_shows_versions_refs_and_attempts(illm, workspace) -> None:
@@ -17,10 +17,17 @@ def test_list_shows_versions_refs_and_attempts(illm, workspace) -> None:
     assert "quarantined events: 1" in shown
 
 
+def test_list_shows_the_newest_and_says_how_many_there_are_before(illm, workspace) -> None:
+    shown = illm("registry", "list", "--last", "1").stdout
+    assert "night 1" in shown
+    assert "and 1 earlier ones" in shown
+
+
 def test_show_one_version(illm, workspace) -> None:
     shown = illm("registry", "show").stdout
     assert "version: 1" in shown
     assert f"  - {'a' * 64}" in shown
+    assert "  v1 [production]  increment, 2026-11-01 03:00, 1 adapters" in shown
     found = json.loads(illm("registry", "show", "v1".removeprefix("v"), "--json").stdout)
     assert found["cursor"] == 5
 
@@ -111,6 +118,8 @@ def test_diff(illm, workspace) -> None:
     shown = illm("registry", "diff", "0", "1").stdout
     assert workspace.calls == [("diff", "0", "1")]
     assert "events: 5" in shown
+    assert "layer 0" in shown
+    assert "not compared: version 0 has no recipe" in shown
     assert "removed" not in shown
 
 

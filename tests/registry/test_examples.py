@@ -64,7 +64,14 @@ def test_by_id_and_by_event(world):
 def test_a_registry_of_format_1_is_brought_to_this_one(world):
     world.night(dataset=dataset(world, SFT, PAIR))
     with schema.writing(world.registry._engine) as connection, connection.begin():
-        for table in (schema.examples, schema.example_sources, schema.erasures, schema.erased_objects):
+        for table in (
+            schema.examples,
+            schema.example_sources,
+            schema.erasures,
+            schema.erased_objects,
+            schema.tags,
+            schema.summaries,
+        ):
             table.drop(connection)
         connection.execute(text("UPDATE registry SET value = '1' WHERE key = 'format'"))
     for _ in range(2):  # the second time nothing is done
@@ -76,6 +83,7 @@ def test_a_registry_of_format_1_is_brought_to_this_one(world):
     assert list(found(world.registry, OTHER)) == [2]
 
 
+@pytest.mark.sqlite
 def test_no_trace_reads_a_whole_table(world, tmp_path):
     """By the plans of the database: `SCAN` is what a million events would make slow."""
     from incremental_llm.trace import trace_event, trace_example, trace_increment, trace_person

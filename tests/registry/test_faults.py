@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -114,11 +113,11 @@ KILLED = """
     from pathlib import Path
     from incremental_llm.registry import Registry
 
-    root, adapter = Path(sys.argv[1]), Path(sys.argv[2])
+    root, adapter, url = Path(sys.argv[1]), Path(sys.argv[2]), os.environ.get("REGISTRY_URL")
     for point in sys.argv[3:]:
         child = os.fork()
         if child == 0:
-            registry = Registry.open(root, failpoint=lambda name: os._exit(9) if name == point else None)
+            registry = Registry.open(root, url=url, failpoint=lambda name: os._exit(9) if name == point else None)
             head = registry.head()
             (adapter / "adapter_model.safetensors").write_text(point)
             stack = head.stack.plus(registry.put_object(adapter))
@@ -126,7 +125,7 @@ KILLED = """
             registry.commit_increment(parent=head.version, stack=stack, cursor=head.cursor + 1, decision=decision)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        with Registry.open(root) as registry:
+        with Registry.open(root, url=url) as registry:
             print(point, status, registry.head().version, registry.verify(), sep="|")
 """
 
@@ -141,7 +140,7 @@ def test_a_process_killed_at_any_step_leaves_the_old_or_the_new_state(world):
         *BEFORE,
         *DURING,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path.cwd(), env=os.environ)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path.cwd(), env=world.environment)
     expected = [f"{point}|9|0|[]" for point in [*BEFORE, "committing"]] + ["committed|9|1|[]"]
     assert done.stdout.splitlines() == expected
 

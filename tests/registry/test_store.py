@@ -45,7 +45,7 @@ def test_a_new_registry_has_the_base_in_production(world):
 
 def test_creating_twice_or_with_adapters_is_refused_and_changes_nothing(world):
     with pytest.raises(InputError, match="found one"):
-        Registry.create(world.root / "registry", world.base)
+        Registry.create(world.root / "registry", world.base, url=world.url)
     with pytest.raises(InputError, match="found 1"):
         Registry.create(world.root / "other", world.base.plus("a" * 64))
     assert not (world.root / "other").exists()
@@ -71,21 +71,23 @@ def test_a_file_that_is_no_database_is_an_integrity_error(tmp_path):
 def test_another_base_is_refused_with_both_digests(world, field):
     other = world.base.base.model_copy(update={field: "c" * 64})
     with pytest.raises(BaseModelError, match=r"bababababa.*cccccccc"):
-        Registry.open(world.root / "registry", base=other)
+        Registry.open(world.root / "registry", url=world.url, base=other)
 
 
 def test_the_same_base_under_another_name_opens(world):
     other = world.base.base.model_copy(update={"name": "/some/folder"})
-    with Registry.open(world.root / "registry", base=other) as registry:
+    with Registry.open(world.root / "registry", url=world.url, base=other) as registry:
         assert registry.head().version == 0
 
 
+@pytest.mark.sqlite
 def test_sqlite_is_durable_and_logs_ahead(world):
     with world.registry._read() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
+@pytest.mark.sqlite
 def test_a_database_by_url(tmp_path, world):
     url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     with Registry.create(tmp_path / "two", world.base, url=url) as registry:
