@@ -63,6 +63,7 @@ def erase_person(
         plan = plan_erasure(registry, store, config, person, also)
     erasing, record = registry.erasing(), _record(plan)
     erasing.record(record)
+    erasing.go_on()
     failpoint("record pending")
     _files(plan, progress, failpoint)
     objects = _objects(plan, registry, record, config.workspace / SCRATCH, progress, failpoint)

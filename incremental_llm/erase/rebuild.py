@@ -131,6 +131,7 @@ class Rebuilding:
 
     def _purged(self, snapshots: Sequence[Snapshot], adapters: set[str], erasures: Sequence[Erasure]) -> Iterator[str]:
         objects, erasing = ObjectStore(self.registry.objects), self.registry.erasing()
+        erasing.go_on()
         tainted = frozenset(s.stack.digest for s in snapshots if not adapters.isdisjoint(s.stack.adapters))
         nobody = Redaction("", frozenset(), tainted, Renames((), Pseudonyms(b"")))
         stacks = {s.stack.digest for s in snapshots} | {a.stack_digest or "" for a in self.registry.attempts()}

@@ -117,6 +117,14 @@ class Erasing:
         self._failpoint("replacement recorded")
         self.objects.entomb(digest, Tombstone(erasure, successor))
 
+    def go_on(self) -> None:
+        """End the replacements on record that a kill has cut short: what they replace still lies here."""
+        with schema.reading(self._engine) as connection:
+            recorded = erased_objects(connection)
+        for digest, stone in recorded.items():
+            if self.objects.lies(digest):
+                self.objects.entomb(digest, stone)
+
     def rename(self, person: str, events: Collection[str], renames: Renames) -> None:
         """Pseudonyms in every row that names the person or one of his events, and examples as their datasets are now.
 

@@ -177,6 +177,10 @@ class ObjectStore:
         flush(self.root)
         self._failpoint("object erased")
 
+    def lies(self, digest: str) -> bool:
+        """Whether anything lies under this digest, whole or not, erased or not."""
+        return self._file(digest).exists() or (self.root / digest).exists()
+
     def discard(self, digest: str) -> None:
         """Remove an object that nothing refers to; a kill leaves it whole or absent."""
         for path in (self._file(digest), self.root / digest):

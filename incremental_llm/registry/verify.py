@@ -11,7 +11,7 @@ from sqlalchemy.exc import DatabaseError
 from incremental_llm.artifacts import verify_tensors
 from incremental_llm.errors import IncrementalError, IntegrityError
 from incremental_llm.registry import invariants, schema
-from incremental_llm.registry.erasure import erased_objects
+from incremental_llm.registry.erasure import erased_objects, read_erasures
 from incremental_llm.registry.invariants import Problem
 from incremental_llm.registry.objects import ObjectStore, Tombstone
 from incremental_llm.registry.queries import read_attempts
@@ -108,8 +108,9 @@ def _tombstones(connection: Connection, objects: ObjectStore) -> Iterator[Proble
         if (digest := name.partition(".")[0]) not in recorded:
             text = "it has a tombstone, and the registry has no record of its erasure"
             yield Problem(subject=f"object {digest[:12]}", text=text)
-    for digest in sorted(recorded):
-        if (objects.root / digest).exists() or (objects.root / f"{digest}.json").exists():
+    pending = {erasure.id for erasure in read_erasures(connection) if erasure.status == "pending"}
+    for digest in sorted(digest for digest, stone in recorded.items() if stone.erasure not in pending):
+        if objects.lies(digest):
             text = f"it was erased by {recorded[digest].erasure}, and still lies in {objects.root}"
             yield Problem(subject=f"object {digest[:12]}", text=text)
 

@@ -17,7 +17,7 @@ from incremental_llm.workspace import Workspace
 
 from .conftest import write_log
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 EVERYDAY = ROOT / "incremental_llm" / "replay" / "everyday.jsonl"

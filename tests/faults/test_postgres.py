@@ -20,6 +20,9 @@ from .world import build, night, open_registry
 Built = Callable[[str], Path]
 
 
+pytestmark = pytest.mark.slow  # half a minute; `make faults` runs them
+
+
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
     with Worker() as made:
