@@ -72,7 +72,7 @@ def plan_drop(registry: Registry, version: int | str) -> DropPlan:
     start, seqs = dropped.parent, tuple(consumed(snapshots, dropped.version))
     if not seqs:
         raise InputError(
-            f"cherry-drop {dropped.version}: expected an increment that read feedback, found one that read none, such as "
+            f"cherry-drop {dropped.version}: expected an increment that read feedback, found one without, such as "
             "several adapters made one. Go back to the version before it: illm registry rollback."
         )
     assert start is not None
