@@ -39,6 +39,24 @@ def test_readers_get_the_object_in_its_place_and_the_chain_holds(world):
             world.registry.put_json(again)
 
 
+@pytest.mark.parametrize("step", ["replacement recorded", "tombstone written"])
+def test_a_replacement_that_was_cut_short_is_ended(world, step: str):
+    old = world.registry.put_json({"said": "a secret"})
+    world.night(report=old)
+    erasure(world)
+
+    def killed(name: str) -> None:
+        if name == step:
+            raise OSError(step)
+
+    with pytest.raises(OSError, match=step):
+        world.open(failpoint=killed).erasing().replace(old, None, "e1")
+    assert "still lies" in " ".join(map(str, world.registry.verify()))
+    world.registry.erasing().go_on()
+    assert world.registry.verify() == []
+    assert not any(b"a secret" in path.read_bytes() for path in world.registry.objects.glob("*.json"))
+
+
 def test_what_has_nothing_in_its_place_says_so(world):
     old = world.registry.put_json({"a": 1})
     world.night(report=old)

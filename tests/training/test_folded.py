@@ -149,7 +149,7 @@ def test_a_damaged_folder_is_made_anew(
     weights.write_bytes(content)
     assert folded_model(tiny_model_dir, stack, "float32", tmp_path / "cache") == folder
     assert verify_folder(folder) == before
-    assert "model.safetensors (" in caplog.text
+    assert "model.safetensors (" in caplog.text and " differ from manifest.json" in caplog.text
 
 
 def test_two_jobs_at_once_write_one_folder(stack: list[Path], tiny_model_dir: Path, tmp_path: Path) -> None:
